@@ -1,0 +1,178 @@
+"""QuantSpec: how one tensor is quantized. The same class says a part (None = inherit) or the whole."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Role = Literal["weight", "bias", "input", "output"]
+ROLES: tuple[Role, ...] = ("weight", "bias", "input", "output")
+ROUNDINGS = ("half_even", "half_up", "half_down", "half_away", "floor", "ceil", "toward_zero", "stochastic")
+SCALES = ("float", "power_of_two", "derived")
+GRANULARITIES = ("per_tensor", "per_channel", "per_group", "per_token")
+STATISTICS = ("all", "modal", "max", "mean", "median")
+FLOAT_FORMATS = ("float32", "float16", "bfloat16")
+_INT = re.compile(r"(u?)int(\d{1,2})")
+
+
+def is_integer_format(name: str) -> bool:
+    """Returns whether ``name`` is an integer format: int2..int32 or uint2..uint32."""
+    match = _INT.fullmatch(name)
+    return bool(match) and 2 <= int(match.group(2)) <= 32
+
+
+def integer_format(name: str) -> tuple[int, bool]:
+    """Returns (bits, signed) of an integer format name such as ``int8`` or ``uint4``."""
+    match = _INT.fullmatch(name)
+    if not match:
+        raise ValueError(f"'{name}' is not an integer format")
+    return int(match.group(2)), not match.group(1)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Granularity(_Frozen):
+    """Returns which elements share a scale.
+
+    ``axis`` is the channel (per_channel), grouped (per_group) or token (per_token: every axis but the last, always)
+    axis; None lets the plan choose: the output-channel axis of a weight, axis 1 of an activation, the input-channel
+    axis for groups.
+    """
+
+    kind: Literal["per_tensor", "per_channel", "per_group", "per_token"] = "per_tensor"
+    axis: int | None = None
+    group_size: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_word(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Granularity:
+        if (self.kind == "per_group") != (self.group_size is not None):
+            raise ValueError("group_size goes with per_group, and per_group needs it")
+        if self.axis is not None and self.kind in ("per_tensor", "per_token"):
+            raise ValueError(f"axis has no effect with {self.kind}")
+        return self
+
+    def __str__(self) -> str:
+        inner = [f"axis {self.axis}"] if self.axis is not None else []
+        inner += [f"group_size {self.group_size}"] if self.group_size is not None else []
+        return f"{self.kind}({', '.join(inner)})" if inner else self.kind
+
+
+class ObserverSpec(_Frozen):
+    """Returns which observer chooses the range, with its parameters (``{name: percentile, percentile: 99.99}``)."""
+
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_flat(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and "params" not in value:
+            rest = {key: item for key, item in value.items() if key != "name"}
+            return {"name": value.get("name"), "params": rest}
+        return value
+
+    def __str__(self) -> str:
+        inner = ", ".join(f"{key}={value}" for key, value in sorted(self.params.items()))
+        return f"{self.name}({inner})" if inner else self.name
+
+
+class QuantSpec(_Frozen):
+    """Returns how one tensor is quantized; a field that is None inherits.
+
+    Attributes:
+        format: ``int2``..``int32``, ``uint2``..``uint32``, ``float32``, ``float16``, ``bfloat16``.
+        granularity: which elements share a scale.
+        symmetric: the grid is centred on zero (zero point 0, or the middle of an unsigned grid is *not* used: 0).
+        narrow_range: a signed grid without its lowest value ([-127, 127]).
+        scale: ``float``, ``power_of_two``, or ``derived`` (bias only: input scale times weight scale).
+        rounding: what happens to values between two steps; see ``numerics/rounding.py``.
+        observer: what chooses the range.
+        statistic: over calibration batches: one range over ``all`` data, or one per batch and then the ``modal``,
+            ``max``, ``mean`` or ``median`` of the resulting scales.
+        min_scale: the smallest scale the hardware can hold (float per integer step); e.g. 2**-12.
+    """
+
+    format: str | None = None
+    granularity: Granularity | None = None
+    symmetric: bool | None = None
+    narrow_range: bool | None = None
+    scale: Literal["float", "power_of_two", "derived"] | None = None
+    rounding: (
+        Literal["half_even", "half_up", "half_down", "half_away", "floor", "ceil", "toward_zero", "stochastic"] | None
+    ) = None
+    observer: ObserverSpec | None = None
+    statistic: Literal["all", "modal", "max", "mean", "median"] | None = None
+    min_scale: float | None = Field(default=None, ge=0)
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: str | None) -> str | None:
+        if value is not None and value not in FLOAT_FORMATS and not is_integer_format(value):
+            raise ValueError(f"'{value}' is not a format: int2..int32, uint2..uint32, {', '.join(FLOAT_FORMATS)}")
+        return value
+
+    def over(self, base: QuantSpec) -> QuantSpec:
+        """Returns ``base`` with every field that is set here replaced."""
+        return base.model_copy(update={name: getattr(self, name) for name in self.fields_set()})
+
+    def fields_set(self) -> tuple[str, ...]:
+        """Returns the names of the fields that are not None."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+    @property
+    def is_integer(self) -> bool:
+        """Returns whether the (set) format is an integer grid."""
+        return self.format is not None and is_integer_format(self.format)
+
+    @property
+    def bits(self) -> int:
+        """Returns the width of the integer format."""
+        return integer_format(self.format or "")[0]
+
+    @property
+    def signed(self) -> bool:
+        """Returns whether the integer format is signed."""
+        return integer_format(self.format or "")[1]
+
+    @property
+    def qmin(self) -> int:
+        """Returns the lowest integer of the grid."""
+        if not self.signed:
+            return 0
+        return -(2 ** (self.bits - 1)) + (1 if self.narrow_range else 0)
+
+    @property
+    def qmax(self) -> int:
+        """Returns the highest integer of the grid."""
+        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the set fields as plain values, in the native spelling."""
+        plain: dict[str, Any] = {}
+        for name in self.fields_set():
+            value = getattr(self, name)
+            if isinstance(value, Granularity):
+                extra = value.model_dump(exclude_none=True)
+                value = value.kind if len(extra) == 1 else extra
+            elif isinstance(value, ObserverSpec):
+                value = {"name": value.name, **value.params} if value.params else value.name
+            plain[name] = value
+        return plain
+
+
+#: Every field filled: the last resort under target, dialect and rules. int8, symmetric, per tensor, float scale.
+BASE_SPEC = QuantSpec(
+    format="int8", granularity=Granularity(), symmetric=True, narrow_range=False, scale="float", rounding="half_even",
+    observer=ObserverSpec(name="minmax"), statistic="all", min_scale=0.0,
+)  # fmt: skip

@@ -1,0 +1,95 @@
+"""Batch: one batch of network inputs, with or without labels, in the form a model is called with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantwright.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Returns one batch: positional and keyword inputs for the model, and labels if there are any."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    labels: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Returns the batch with every tensor on ``device``."""
+        move = lambda item: item.to(device) if isinstance(item, Tensor) else item  # noqa: E731
+        tree = torch.utils._pytree.tree_map(move, (self.args, dict(self.kwargs), self.labels))
+        return Batch(args=tree[0], kwargs=tree[1], labels=tree[2])
+
+    def tensors(self) -> list[Tensor]:
+        """Returns every input tensor, flattened in order."""
+        leaves = torch.utils._pytree.tree_leaves((self.args, dict(self.kwargs)))
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    @property
+    def size(self) -> int:
+        """Returns the number of samples: the first dimension of the first tensor."""
+        first = self.tensors()[0]
+        return int(first.shape[0]) if first.ndim else 1
+
+
+def as_batch(item: Any, parameters: Sequence[str] = ()) -> Batch:
+    """Returns a Batch for what an iterable of batches may yield.
+
+    A tensor is the one input; a dict whose keys are parameter names of ``forward`` becomes keyword inputs, any other
+    dict is the one input; ``(inputs, labels)`` is recognised when the second element is an integer tensor or array of
+    one dimension (or a plain int) and the model takes fewer inputs than the tuple has elements; any other tuple or list is the
+    positional inputs.
+
+    Args:
+        parameters: parameter names of the model's ``forward``, as far as known.
+    """
+    if isinstance(item, Batch):
+        return item
+    if isinstance(item, Tensor):
+        return Batch(args=(item,))
+    if isinstance(item, Mapping):
+        if item and set(item) <= set(parameters):
+            return Batch(kwargs=dict(item))
+        return Batch(args=(dict(item),))
+    if isinstance(item, (tuple, list)):
+        items = list(item)
+        if len(items) == 2 and _is_labels(items[1]) and (len(parameters) < 2 or not isinstance(items[0], Tensor)):
+            inner = as_batch(items[0], parameters)
+            return Batch(args=inner.args, kwargs=inner.kwargs, labels=torch.as_tensor(items[1]))
+        return Batch(args=tuple(items))
+    raise DataError(
+        f"a batch is a {type(item).__name__}",
+        allowed="a tensor, a tuple of inputs, a dict of inputs, or (inputs, labels)",
+        fix="let the data factory yield one of these; numpy arrays go through torch.from_numpy",
+    )
+
+
+def as_batches(items: Iterable[Any], model: nn.Module | None = None) -> Iterator[Batch]:
+    """Yields a Batch for every item of ``items``; see ``as_batch``."""
+    names = forward_parameters(model) if model is not None else ()
+    for item in items:
+        yield as_batch(item, names)
+
+
+def forward_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Returns the names of the *required* parameters of ``model.forward`` and of the optional ones after them."""
+    names = getattr(model, "input_names", None)
+    if isinstance(names, tuple):
+        return names
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return tuple(p.name for p in inspect.signature(model.forward).parameters.values() if p.kind in kinds)
+
+
+def _is_labels(value: Any) -> bool:
+    if isinstance(value, int):
+        return True
+    if isinstance(value, Tensor):
+        return value.ndim == 1 and not value.is_floating_point()
+    return False

@@ -1,0 +1,78 @@
+"""Targets: what a device or runtime can do, as data. No torch.
+
+To add one: write ``targets/<name>.py`` with a docstring whose first line describes it and ``plugin = Target(...)``.
+Nothing else is edited; ``quantwright list targets`` shows it and the contract test runs over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from quantwright.config.config import Calibration, RoleSpecs, Step
+from quantwright.config.spec import QuantSpec, Role
+
+Handling = Literal["compute", "fuse", "share", "join", "float"]
+"""What happens to the output of a kind of operation:
+``compute``  inputs, parameters and output are quantized, the output with a range of its own;
+``fuse``     joins the operation before it when that one has no other reader: the pair is quantized once, at its end;
+             standing alone it behaves as ``share`` when it keeps the grid and as ``float`` when it does not;
+``share``    the output uses the QParams of the first input (data movement, max pool);
+``join``     all inputs and the output share one set of QParams (concat), or only the output is quantized
+             (see ``Target.join``);
+``float``    computed in float; its output is quantized only where a ``compute`` operation reads it.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arithmetic:
+    """Returns how the device computes, as far as simulation and proof need it.
+
+    Attributes:
+        quantize: ``divide`` (x / scale, as ONNX says) or ``reciprocal`` (x * float32(1 / scale), as vai_q_pytorch does).
+        accumulator_bits: width of the integer accumulator.
+        requantize: ``float`` multiplier, or ``shift`` (power of two).
+        rounding: rounding of the requantization.
+    """
+
+    quantize: Literal["divide", "reciprocal"] = "divide"
+    accumulator_bits: int = 32
+    requantize: Literal["float", "shift"] = "float"
+    rounding: str = "half_even"
+
+
+Check = Callable[[QuantSpec, Role, str], "str | None"]
+"""(complete spec, role, kind) -> None when the device can do it, else what is wrong and what it can do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Returns everything the plan needs to know about a device.
+
+    Attributes:
+        defaults: (partial) specs by role, over the built-in base.
+        kinds: kind -> handling; what is not listed is ``float``.
+        parameters: kinds whose weight and bias are quantized.
+        join: ``shared`` scales at a concat, or ``output`` only (inputs that nobody else reads stay unquantized).
+        quantize_before_compute: an output that is not ``compute`` itself is quantized when a ``compute`` op reads it.
+        checks: legality; each names one restriction.
+        optimize: the passes that run when the config does not say.
+        calibration: how calibration feeds the network when the config does not say.
+    """
+
+    name: str
+    summary: str
+    defaults: RoleSpecs
+    kinds: Mapping[str, Handling]
+    parameters: tuple[str, ...]
+    join: Literal["shared", "output"] = "shared"
+    quantize_before_compute: bool = True
+    checks: tuple[Check, ...] = ()
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    optimize: tuple[Step, ...] = ()
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def handling(self, kind: str) -> Handling:
+        """Returns what happens to ``kind``."""
+        return self.kinds.get(kind, "float")
