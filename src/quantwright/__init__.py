@@ -12,68 +12,77 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quantwright.artifacts import load as load
-    from quantwright.config.config import QuantConfig as QuantConfig
-    from quantwright.config.load import load_config as load_config
-    from quantwright.config.spec import QuantSpec as QuantSpec
+    from quantwright.api import PreparedModel, load, prepare
+    from quantwright.config.config import QuantConfig
+    from quantwright.config.load import load_config
+    from quantwright.config.spec import QuantSpec
     from quantwright.errors import (
-        ArtifactError as ArtifactError,
-        CaptureError as CaptureError,
-        ConfigError as ConfigError,
-        DataError as DataError,
-        ExportError as ExportError,
-        InputError as InputError,
-        MissingDependencyError as MissingDependencyError,
-        ModelError as ModelError,
-        QuantwrightError as QuantwrightError,
-        StateError as StateError,
-        UnknownNameError as UnknownNameError,
-        VerificationError as VerificationError,
+        ArtifactError,
+        CaptureError,
+        ConfigError,
+        DataError,
+        ExportError,
+        InputError,
+        MissingDependencyError,
+        ModelError,
+        QuantwrightError,
+        StateError,
+        UnknownNameError,
+        VerificationError,
     )
-    from quantwright.numerics.qparams import QParams as QParams
-    from quantwright.pipeline import quantize as quantize
-    from quantwright.plan.plan import Plan as Plan
-    from quantwright.prepare import PreparedModel as PreparedModel
-    from quantwright.prepare import prepare as prepare
-    from quantwright.single import fake_quantize as fake_quantize
-    from quantwright.single import observe as observe
+    from quantwright.numerics.qparams import QParams
+    from quantwright.pipeline import quantize
+    from quantwright.plan.plan import Plan
+    from quantwright.single import fake_quantize, observe
 
 __version__ = "0.1.0"
 
-_HOMES = {  # public name -> the module that defines it
+__all__ = [
+    "load_config",
+    "prepare",
+    "quantize",
+    "load",
+    "observe",
+    "fake_quantize",
+    "PreparedModel",
+    "QuantConfig",
+    "QuantSpec",
+    "Plan",
+    "QParams",
+    "QuantwrightError",
+    "InputError",
+    "ConfigError",
+    "UnknownNameError",
+    "ModelError",
+    "CaptureError",
+    "DataError",
+    "ArtifactError",
+    "StateError",
+    "MissingDependencyError",
+    "ExportError",
+    "VerificationError",
+]
+
+_HOMES = {  # public name -> the module that defines it; the errors are all in one
     "load_config": "quantwright.config.load",
-    "prepare": "quantwright.prepare",
+    "prepare": "quantwright.api",
     "quantize": "quantwright.pipeline",
-    "load": "quantwright.artifacts",
+    "load": "quantwright.api",
     "observe": "quantwright.single",
     "fake_quantize": "quantwright.single",
-    "PreparedModel": "quantwright.prepare",
+    "PreparedModel": "quantwright.api",
     "QuantConfig": "quantwright.config.config",
     "QuantSpec": "quantwright.config.spec",
     "Plan": "quantwright.plan.plan",
     "QParams": "quantwright.numerics.qparams",
-    "QuantwrightError": "quantwright.errors",
-    "InputError": "quantwright.errors",
-    "ConfigError": "quantwright.errors",
-    "UnknownNameError": "quantwright.errors",
-    "ModelError": "quantwright.errors",
-    "CaptureError": "quantwright.errors",
-    "DataError": "quantwright.errors",
-    "ArtifactError": "quantwright.errors",
-    "StateError": "quantwright.errors",
-    "MissingDependencyError": "quantwright.errors",
-    "ExportError": "quantwright.errors",
-    "VerificationError": "quantwright.errors",
 }
-
-__all__ = list(_HOMES)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
     """Returns a public name, importing its module now."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'quantwright' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value = getattr(importlib.import_module(_HOMES.get(name, "quantwright.errors")), name)
     globals()[name] = value
     return value
 
@@ -93,11 +102,11 @@ class _Package(ModuleType):
     @property
     def prepare(self) -> Any:
         """Returns the function ``prepare``."""
-        return importlib.import_module("quantwright.prepare").prepare
+        return importlib.import_module(_HOMES["prepare"]).prepare
 
     @prepare.setter
     def prepare(self, module: Any) -> None:
-        """Ignores the import system's binding of the submodule; ``sys.modules`` has it."""
+        """Ignores the import system's binding of the submodule; ``sys.modules`` keeps it."""
 
 
 sys.modules[__name__].__class__ = _Package

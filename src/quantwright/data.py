@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,8 +45,8 @@ def as_batch(item: Any, parameters: Sequence[str] = ()) -> Batch:
 
     A tensor is the one input; a dict whose keys are parameter names of ``forward`` becomes keyword inputs, any other
     dict is the one input; ``(inputs, labels)`` is recognised when the second element is an integer tensor or array of
-    one dimension (or a plain int) and the model takes fewer inputs than the tuple has elements; any other tuple or list is the
-    positional inputs.
+    one dimension (or a plain int) and the model takes fewer inputs than the tuple has elements; any other tuple or
+    list is the positional inputs.
 
     Args:
         parameters: parameter names of the model's ``forward``, as far as known.
@@ -71,11 +72,14 @@ def as_batch(item: Any, parameters: Sequence[str] = ()) -> Batch:
     )
 
 
-def as_batches(items: Iterable[Any], model: nn.Module | None = None) -> Iterator[Batch]:
+def as_batches(items: Iterable[Any], parameters: Sequence[str] = ()) -> Iterator[Batch]:
     """Yields a Batch for every item of ``items``; see ``as_batch``."""
-    names = forward_parameters(model) if model is not None else ()
+    if isinstance(items, (Tensor, Mapping, str)):
+        raise DataError(
+            f"the data is one {type(items).__name__}, not an iterable of batches", fix="wrap it in a list: [inputs]"
+        )
     for item in items:
-        yield as_batch(item, names)
+        yield as_batch(item, parameters)
 
 
 def forward_parameters(model: nn.Module) -> tuple[str, ...]:
@@ -88,8 +92,9 @@ def forward_parameters(model: nn.Module) -> tuple[str, ...]:
 
 
 def _is_labels(value: Any) -> bool:
-    if isinstance(value, int):
+    """Returns whether ``value`` looks like class labels: one integer, or a vector of them."""
+    if isinstance(value, (int, np.integer)):
         return True
-    if isinstance(value, Tensor):
-        return value.ndim == 1 and not value.is_floating_point()
-    return False
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1 and value.dtype.kind in "iu"
+    return isinstance(value, Tensor) and value.ndim == 1 and not value.is_floating_point()

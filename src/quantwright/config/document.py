@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-JsonPath = tuple["str | int", ...]
+from quantwright.config._json import parse_json
+from quantwright.config._parsing import MAX_BYTES, JsonPath, Lines, fail, path_text, plain_copy
+from quantwright.errors import ArtifactError, did_you_mean
+
+__all__ = ["Document", "JsonPath", "is_text", "path_text", "read_document"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +34,79 @@ class Document:
         return None
 
 
-def path_text(path: JsonPath) -> str:
-    """Returns ``a.b[0].c`` for ("a", "b", 0, "c")."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
-    return text
+def read_document(source: str | os.PathLike[str] | Mapping[str, Any], *, file: str | None = None) -> Document:
+    """Returns the document of a path, of a text (it has a line break or starts with a brace) or of a mapping.
+
+    Args:
+        file: what to call a text or mapping in messages.
+
+    Raises:
+        ArtifactError: a file that cannot be read.
+        ConfigError: text that is not UTF-8, truncated, not YAML, JSON or TOML, has duplicate keys, tags or NaN, or is
+            too deep or too large.
+    """
+    if isinstance(source, Mapping):
+        return Document(value=plain_copy(dict(source), file=file), file=file)
+    if isinstance(source, str) and is_text(source):
+        return _parse(source, file, "")
+    path = Path(source)
+    return _parse(_decode(_read(path), str(path)), str(path), path.suffix.lower())
+
+
+def is_text(source: str) -> bool:
+    """Returns whether a string is a document itself and not the path of one."""
+    return "\n" in source or source.lstrip()[:1] in ("{", "[")
+
+
+def _parse(text: str, file: str | None, suffix: str) -> Document:
+    if not text.strip():
+        fail("the document is empty", file=file, line=1, code="empty", fix="write a configuration, or name a preset")
+    value: Any
+    lines: Lines
+    if suffix == ".json" or (suffix not in (".yaml", ".yml", ".toml") and text.lstrip()[0] == "{"):
+        value, lines = parse_json(text, file)
+    elif suffix == ".toml":
+        from quantwright.config._toml import parse_toml
+
+        value, lines = parse_toml(text, file)
+    else:
+        from quantwright.config._yaml import parse_yaml  # PyYAML costs import time that JSON need not pay
+
+        value, lines = parse_yaml(text, file)
+    return Document(value=value, file=file, lines=lines)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as handle:
+            data = handle.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        near = did_you_mean(path.name, _siblings(path))
+        raise ArtifactError("no such file", where=str(path), fix=near or "check the path") from error
+    except IsADirectoryError as error:
+        raise ArtifactError("a folder, not a file", where=str(path), fix="name the configuration file in it") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArtifactError(
+            f"cannot be read: {reason}", where=str(path), fix="check the path and its permissions"
+        ) from error
+    if len(data) > MAX_BYTES:
+        raise ArtifactError(f"larger than {MAX_BYTES >> 20} MiB", where=str(path), fix="is this a configuration?")
+    return data
+
+
+def _siblings(path: Path) -> list[str]:
+    try:
+        return [item.name for item in path.parent.iterdir()]
+    except OSError:
+        return []
+
+
+def _decode(data: bytes, file: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        fail(
+            f"not UTF-8 text (byte {error.start})", file=file, line=line, code="encoding", fix="save the file as UTF-8"
+        )

@@ -17,10 +17,17 @@ from quantwright.config.document import Document
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """Returns one foreign configuration language."""
+    """Returns one foreign configuration language.
+
+    Attributes:
+        keys: its top-level keys; they tell which dialect an unrecognised document is nearest to.
+        default: what the tool does when it is given no file; becomes a preset of the dialect's name.
+    """
 
     name: str
     tool: str
     detect: Callable[[Document], str | None]
     read: Callable[[Document], tuple[QuantConfig, list[Unmapped]]]
     write: Callable[[QuantConfig], tuple[str, list[Unmapped]]]
+    keys: tuple[str, ...] = ()
+    default: Callable[[], QuantConfig] | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +73,11 @@ class ModelFacts:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     module_paths: tuple[tuple[str, str], ...] = ()  # every (path, type) of the user's model, also those folded away
+    by_name: Mapping[str, NodeFacts] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {node.name: node for node in self.nodes})
 
     def node(self, name: str) -> NodeFacts:
         """Returns the node called ``name``."""
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        raise KeyError(name)
+        return self.by_name[name]

@@ -82,12 +82,20 @@ class Plan:
     decisions: tuple[Decision, ...]
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    by_name: Mapping[str, Decision] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {decision.point.name: decision for decision in self.decisions})
 
     def __getitem__(self, name: str) -> Decision:
-        for decision in self.decisions:
-            if decision.point.name == name:
-                return decision
-        raise KeyError(name)
+        return self.by_name[name]
+
+    def root(self, name: str) -> Decision:
+        """Returns the decision whose QParams the point ``name`` uses: its own, or where its SameAs relations lead."""
+        decision = self.by_name[name]
+        while isinstance(decision.relation, SameAs):
+            decision = self.by_name[decision.relation.point]
+        return decision
 
     def quantized(self) -> tuple[Decision, ...]:
         """Returns the decisions that quantize something."""

@@ -1,0 +1,127 @@
+"""Settings of one spec that contradict each other or have no effect, as far as the spec alone can tell.
+
+A spec may be partial: a contradiction is reported only between fields that are both set. What needs the model or the
+merged rules is the plan's job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantwright.config.spec import FLOAT_FORMATS, QuantSpec, Role, is_integer_format
+
+MAX_BITS = {"weight": 16, "bias": 32, "input": 16, "output": 16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflict:
+    """Returns one contradiction: the field to point at, a stable code, what is wrong and what to do."""
+
+    field: str
+    code: str
+    message: str
+    fix: str
+
+
+def conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
+    """Returns everything wrong with a (partial) spec for ``role``."""
+    if spec.format in FLOAT_FORMATS:
+        return _float_conflicts(spec)
+    return [*_grid_conflicts(spec, role), *_scale_conflicts(spec, role), *_sharing_conflicts(spec, role)]
+
+
+def _float_conflicts(spec: QuantSpec) -> list[Conflict]:
+    return [
+        Conflict(
+            field=name,
+            code="no_effect",
+            message=f"'{name}' has no effect: {spec.format} is a cast and has no scale",
+            fix=f"remove '{name}', or choose an integer format",
+        )
+        for name in spec.fields_set()
+        if name != "format"
+    ]
+
+
+def _grid_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
+    found = []
+    if spec.format is not None and is_integer_format(spec.format) and spec.bits > MAX_BITS[role]:
+        message = f"{spec.format} is wider than the {MAX_BITS[role]} bits that a {role} can have"
+        fix = f"use at most {MAX_BITS[role]} bits, or float32 to leave it unquantized"
+        found.append(Conflict(field="format", code="too_wide", message=message, fix=fix))
+    if spec.narrow_range and spec.symmetric is False:
+        message = "'narrow_range' has no effect on an asymmetric grid"
+        found.append(
+            Conflict(field="narrow_range", code="no_effect", message=message, fix="remove it, or set symmetric: true")
+        )
+    if spec.narrow_range and spec.is_integer and not spec.signed:
+        message = f"'narrow_range' has no effect on the unsigned {spec.format}"
+        found.append(
+            Conflict(field="narrow_range", code="no_effect", message=message, fix="remove it, or use a signed format")
+        )
+    return found
+
+
+def _scale_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
+    if spec.scale == "derived":
+        return _derived_conflicts(spec, role)
+    found = []
+    if spec.scale == "power_of_two" and spec.symmetric is False:
+        message = "power-of-two scales have no zero point, so an asymmetric grid is not possible"
+        fix = "set symmetric: true, or scale: float"
+        found.append(Conflict(field="scale", code="power_of_two_asymmetric", message=message, fix=fix))
+    if spec.scale == "float" and spec.observer is not None and spec.observer.name == "diffs":
+        message = "the observer 'diffs' searches power-of-two scales and cannot give a float scale"
+        fix = "use scale: power_of_two, or another observer such as mse"
+        found.append(Conflict(field="observer", code="diffs_float", message=message, fix=fix))
+    if spec.scale == "float" and spec.statistic == "modal":
+        message = "'modal' takes the most frequent scale, and float scales hardly ever repeat"
+        fix = "use statistic: all, max, mean or median, or scale: power_of_two"
+        found.append(Conflict(field="statistic", code="modal_float", message=message, fix=fix))
+    return found
+
+
+def _derived_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
+    if role != "bias":
+        message = "'derived' means input scale times weight scale; only a bias has that"
+        return [Conflict(field="scale", code="derived", message=message, fix="use scale: float or power_of_two")]
+    found = []
+    if spec.format not in (None, "int32"):
+        message = f"a derived scale needs int32, not {spec.format}: the sums it is added to are that wide"
+        found.append(
+            Conflict(field="format", code="derived", message=message, fix="use format: int32, or scale: float")
+        )
+    for name in ("observer", "statistic", "min_scale", "granularity"):
+        if getattr(spec, name) is not None:
+            message = f"'{name}' has no effect on a derived scale: it comes from the input and the weight"
+            found.append(
+                Conflict(field=name, code="no_effect", message=message, fix=f"remove '{name}', or use scale: float")
+            )
+    if spec.symmetric is False:
+        message = "a derived bias has zero point 0"
+        found.append(Conflict(field="symmetric", code="derived", message=message, fix="remove it, or use scale: float"))
+    return found
+
+
+def _sharing_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
+    found = []
+    kind = spec.granularity.kind if spec.granularity is not None else None
+    parameter = role in ("weight", "bias")
+    if parameter and spec.statistic not in (None, "all"):
+        message = f"'statistic' has no effect on a {role}: it is one tensor and does not change between batches"
+        found.append(Conflict(field="statistic", code="no_effect", message=message, fix="remove it"))
+    if (kind == "per_token" and parameter) or (kind == "per_group" and role != "weight"):
+        fits = "activations" if kind == "per_token" else "weights"
+        message = f"{kind} is for {fits}, not for a {role}"
+        found.append(
+            Conflict(field="granularity", code="granularity", message=message, fix="use per_tensor or per_channel")
+        )
+    if kind == "per_token" and spec.statistic not in (None, "all"):
+        message = "'statistic' has no effect with per_token: the range is taken anew for every token"
+        found.append(Conflict(field="statistic", code="no_effect", message=message, fix="remove it"))
+    exact = spec.observer is not None and spec.observer.params.get("histogram") == "exact"
+    if exact and not parameter and spec.statistic == "all":
+        message = "an exact histogram sees one batch only; 'all' needs one over every batch"
+        fix = "use histogram: streaming, or a statistic over batches (max, mean, median)"
+        found.append(Conflict(field="statistic", code="exact_histogram", message=message, fix=fix))
+    return found

@@ -1,0 +1,200 @@
+"""Quantwright's own configuration language: YAML, JSON or TOML as docs/config.md describes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from quantwright.config import _yaml
+from quantwright.config.config import Calibration, Match, QuantConfig, RoleSpecs, Rule, Source, Step, Unmapped
+from quantwright.config.document import Document, JsonPath
+from quantwright.config.spec import ROLES, QuantSpec, Role
+from quantwright.dialects import Dialect
+from quantwright.dialects._native_spec import ROLE_KEYS, SpecReader
+
+TOP = ("version", "target", "default", "rules", "optimize", "refine", "calibration")
+RULE = ("match", "exclude", "if_unmatched", *ROLE_KEYS)
+CALIBRATION = {
+    "inputs": ("float", "quantized"),
+    "batch_qparams": ("running", "batch"),
+    "modal_ties": ("larger_scale", "smaller_scale"),
+}
+
+
+def detect(document: Document) -> str | None:
+    """Returns why a document is native, or None."""
+    if not isinstance(document.value, dict):
+        return None
+    if not document.value:
+        return "an empty mapping"
+    found = [key for key in TOP if key in document.value]
+    return "it has " + ", ".join(f"'{key}'" for key in found) if found else None
+
+
+def read(document: Document) -> tuple[QuantConfig, list[Unmapped]]:
+    """Returns the configuration of a native document; nothing is ever unmapped.
+
+    Raises:
+        ConfigError: every problem of the document at once.
+    """
+    reader = SpecReader(document)
+    top = reader.mapping(document.value, (), TOP, "the configuration")
+    fields: dict[str, Any] = {"source": reader.source((), "configuration")}
+    if "version" in top and (top["version"] != 1 or isinstance(top["version"], bool)):
+        message = f"version {top['version']!r:.40} is not known"
+        reader.add("version", ("version",), message, value=top["version"], allowed="1", fix="write version: 1")
+    if "target" in top:
+        known = reader.plugins("targets")
+        fields["target"] = reader.word(top["target"], ("target",), known, "target", code="unknown_name")
+    if "default" in top:
+        roles = reader.mapping(top["default"], ("default",), ROLE_KEYS, "'default'")
+        specs, fields["default_sources"] = reader.roles(roles, ("default",))
+        fields["default"] = RoleSpecs(**specs)
+    if "rules" in top:
+        listed = enumerate(reader.items(top["rules"], ("rules",), "'rules'"))
+        rules = [_rule(reader, item, ("rules", index), index + 1) for index, item in listed]
+        fields["rules"] = tuple(rule for rule in rules if rule is not None)
+    if top.get("optimize") is not None:
+        fields["optimize"] = reader.steps(top["optimize"], ("optimize",), "passes", "algorithms")
+    if "refine" in top:
+        fields["refine"] = reader.steps(top["refine"], ("refine",), "algorithms", "passes")
+    if "calibration" in top:
+        fields["calibration"] = _calibration(reader, top["calibration"])
+    reader.problems.raise_if_any()
+    return _build(reader, fields), []
+
+
+def _build(reader: SpecReader, fields: Mapping[str, Any]) -> QuantConfig:
+    """Returns the config; what only the model class can refuse becomes problems too."""
+    try:
+        return QuantConfig(**fields)
+    except ValidationError as error:
+        for item in error.errors():
+            path = tuple(part for part in item["loc"] if isinstance(part, (str, int)))
+            reader.add("value", path, str(item["msg"]), value=item.get("input"), fix="correct this value")
+        reader.problems.raise_if_any()
+        raise
+
+
+def _rule(reader: SpecReader, item: Any, path: JsonPath, number: int) -> Rule | None:
+    count = len(reader.problems.items)
+    known = reader.mapping(item, path, RULE, f"rule {number}")
+    match = _match(reader, known["match"], (*path, "match")) if "match" in known else None
+    if "match" not in known and isinstance(item, dict):
+        fix = "add match: {type: ...} or {name: ...} or {function: ...}"
+        reader.add("missing_key", path, f"rule {number} has no 'match'", fix=fix)
+    exclude = reader.flag(known["exclude"], (*path, "exclude")) if "exclude" in known else False
+    words = ("error", "warn")
+    soft = reader.word(known["if_unmatched"], (*path, "if_unmatched"), words, "value of 'if_unmatched'") \
+        if "if_unmatched" in known else "error"  # fmt: skip
+    specs, sources = reader.roles(known, path)
+    if exclude and specs:
+        reader.add(
+            "no_effect",
+            path,
+            f"rule {number} excludes layers and also says how to quantize them",
+            fix="keep one of them",
+        )
+    elif isinstance(item, dict) and not exclude and not any(key in known for key in ROLE_KEYS):
+        message = f"rule {number} changes nothing"
+        reader.add("no_effect", path, message, allowed=(*ROLE_KEYS, "exclude"), fix="say what it changes, or remove it")
+    if match is None or len(reader.problems.items) > count:
+        return None
+    source = reader.source(path, f"rule {number} ({match})")
+    sources = {key: value.model_copy(update={"text": source.text}) for key, value in sources.items()}
+    return Rule(match=match, exclude=bool(exclude), if_unmatched=soft, source=source, field_sources=sources, **specs)
+
+
+def _match(reader: SpecReader, value: Any, path: JsonPath) -> Match | None:
+    known = reader.mapping(value, path, tuple(Match.model_fields), "'match'")
+    if isinstance(value, dict) and not value:
+        fix = "write type, name or function"
+        reader.add("missing_key", path, "'match' is empty", allowed=tuple(Match.model_fields), fix=fix)
+    patterns = {key: reader.pattern(item, (*path, key)) for key, item in known.items()}
+    return Match(**patterns) if any(patterns.values()) else None
+
+
+def _calibration(reader: SpecReader, value: Any) -> Calibration:
+    known = reader.mapping(value, ("calibration",), CALIBRATION, "'calibration'")
+    words = {
+        key: reader.word(item, ("calibration", key), CALIBRATION[key], f"value of '{key}'")
+        for key, item in known.items()
+    }
+    if words.get("inputs", "float") == "float" and words.get("batch_qparams"):
+        message = "'batch_qparams' has no effect with float inputs"
+        fix = "add inputs: quantized, or remove 'batch_qparams'"
+        reader.add("no_effect", ("calibration", "batch_qparams"), message, value=words["batch_qparams"], fix=fix)
+    return Calibration(**{key: word for key, word in words.items() if word is not None})  # type: ignore[arg-type]
+
+
+def write(config: QuantConfig) -> tuple[str, list[Unmapped]]:
+    """Returns the YAML text of a config; everything can be expressed. Notes become comments."""
+    import yaml
+
+    notes = "".join(f"# {line}\n" for note in config.notes for line in note.splitlines())
+    text = yaml.dump(to_plain(config), Dumper=_dumper(), sort_keys=False, width=120, allow_unicode=True)
+    return notes + text, []
+
+
+def to_plain(config: QuantConfig) -> dict[str, Any]:
+    """Returns a config as the plain values that ``read`` takes, without sources and notes."""
+    plain: dict[str, Any] = {"version": 1}
+    if config.target is not None:
+        plain["target"] = config.target
+    default = _plain_roles({role: config.default.get(role) for role in ROLES})
+    if default:
+        plain["default"] = default
+    if config.rules:
+        plain["rules"] = [_plain_rule(rule) for rule in config.rules]
+    if config.optimize is not None:
+        plain["optimize"] = [_plain_step(step) for step in config.optimize]
+    if config.refine:
+        plain["refine"] = [_plain_step(step) for step in config.refine]
+    if config.calibration is not None:
+        kept = config.calibration.model_dump()
+        if config.calibration.inputs == "float":
+            kept.pop("batch_qparams")
+        plain["calibration"] = kept
+    return plain
+
+
+def _plain_rule(rule: Rule) -> dict[str, Any]:
+    plain: dict[str, Any] = {"match": rule.match.model_dump(exclude_none=True)}
+    if rule.exclude:
+        plain["exclude"] = True
+    if rule.if_unmatched != "error":
+        plain["if_unmatched"] = rule.if_unmatched
+    return {**plain, **_plain_roles({role: rule.get(role) for role in ROLES})}
+
+
+def _plain_roles(specs: Mapping[Role, QuantSpec | None]) -> dict[str, Any]:
+    plain = {str(role): spec.to_json() for role, spec in specs.items() if spec is not None and spec.fields_set()}
+    if "input" in plain and plain["input"] == plain.get("output"):
+        plain["activation"] = plain.pop("input")
+        del plain["output"]
+    return plain
+
+
+def _plain_step(step: Step) -> Any:
+    return {step.name: dict(step.params)} if step.params else step.name
+
+
+def _dumper() -> Any:
+    """Returns a dumper that quotes every text our reader would take for a number (YAML 1.2 reads 1e3 as one)."""
+    import yaml
+
+    class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    numbers = re.compile(f"(?:{_yaml.FLOAT.pattern})|(?:{_yaml.INT.pattern})")
+    Dumper.add_implicit_resolver("tag:quantwright:number", numbers, list("-+.0123456789"))
+    return Dumper
+
+
+__all__ = ["Source", "detect", "plugin", "read", "to_plain", "write"]
+
+plugin = Dialect(name="native", tool="Quantwright", detect=detect, read=read, write=write, keys=TOP)

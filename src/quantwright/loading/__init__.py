@@ -1,0 +1,1 @@
+"""MODEL and DATA as the command line names them. ``reference`` looks without importing; the rest needs torch."""

@@ -1,0 +1,156 @@
+"""Power-of-two search: of ``scope`` neighbouring scales the one with the least squared error (scope 1: minmax).
+
+Spec vai_q_pytorch 3.4: p0 is the finest position whose grid holds the range; p0 to p0 + scope - 1 are tried with the
+tensor's own rounding, and the smallest p wins ties. One batch is measured exactly. Over several batches (statistic
+``all``) the error comes from a streaming histogram, so that the order of the batches does not matter.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantwright.config.spec import QuantSpec
+from quantwright.errors import InputError, StateError
+from quantwright.numerics.choose import SMALLEST_SCALE, fix_position
+from quantwright.numerics.rounding import round_to_integer
+from quantwright.observers import Observer, check_groups, extent, nothing_observed
+from quantwright.observers._histogram import Streaming, squared_error
+
+PARAMS = {
+    "scope": {"type": "int", "default": 5, "min": 1, "max": 16, "help": "how many positions are tried; 1 is minmax"},
+    "bins": {"type": "int", "default": 2048, "min": 256, "max": 65536, "help": "histogram bins, for several batches"},
+}
+_PIECE = 1 << 18  # elements measured at a time
+
+
+class Diffs(Observer):
+    """Returns the power-of-two observer."""
+
+    def __init__(self, spec: QuantSpec, **params: Any) -> None:
+        super().__init__(spec, **params)
+        if spec.scale != "power_of_two" or spec.symmetric is False:
+            raise InputError(
+                f"diffs searches a power of two for a symmetric grid, not scale {spec.scale}",
+                where="observer 'diffs'",
+                fix="set scale: power_of_two and symmetric: true, or use observer mse",
+            )
+        self._free = spec.model_copy(update={"min_scale": 0.0})  # the search knows no cap; choose_qparams applies it
+        self._lowest = -(2 ** (spec.bits - 1)) if spec.signed else 0  # narrow_range has no influence either
+        self._low_G: Tensor | None = None
+        self._high_G: Tensor | None = None
+        self._only_G: Tensor | None = None  # the position of the only batch so far
+        self._seen: Streaming | None = None
+
+    def observe(self, x_GN: Tensor) -> None:
+        """Takes in one batch.
+
+        Raises:
+            StateError: a second batch where each was to be measured alone (statistic is not ``all``).
+        """
+        low_G, high_G = extent(x_GN)
+        if self._low_G is None or self._high_G is None:
+            self._low_G, self._high_G = low_G, high_G
+            if self.params["scope"] > 1:
+                self._only_G = self._search(x_GN, fix_position(low_G, high_G, self._free))
+        elif self.spec.statistic == "all":
+            check_groups(self._low_G.numel(), low_G.numel())
+            self._low_G, self._high_G = torch.minimum(self._low_G, low_G), torch.maximum(self._high_G, high_G)
+            self._only_G = None
+        else:
+            raise StateError(
+                f"observer 'diffs' with statistic '{self.spec.statistic}' takes one batch",
+                fix="use one observer per batch, or statistic: all",
+            )
+        if self.params["scope"] > 1 and self.spec.statistic == "all":
+            self._count(x_GN)
+
+    def _count(self, x_GN: Tensor) -> None:
+        if self._seen is None:
+            self._seen = Streaming(x_GN.shape[0], self.params["bins"], "size" if self.spec.signed else "positive")
+        self._seen.add(x_GN)
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """Returns (lowest_G, highest_G): what the grid of the best position holds of the values seen, float64."""
+        if self._low_G is None or self._high_G is None:
+            raise nothing_observed(self)
+        if self._only_G is not None:
+            position_G = self._only_G
+        else:
+            position_G = fix_position(self._low_G, self._high_G, self._free)
+            if self._seen is not None:
+                position_G = self._search_counts(self._seen, position_G.cpu()).to(position_G.device)
+        scale_G = torch.exp2(-position_G.double())
+        return self._low_G.maximum(self._lowest * scale_G), self._high_G.minimum(self.spec.qmax * scale_G)
+
+    def _search(self, x_GN: Tensor, position_G: Tensor) -> Tensor:
+        """Returns the best position of each group, by the values themselves."""
+        error_SG = torch.zeros(self.params["scope"], position_G.numel(), dtype=torch.float64, device=x_GN.device)
+        rows = max(1, _PIECE // x_GN.shape[1])
+        for top in range(0, x_GN.shape[0], rows):
+            for piece in torch.split(x_GN[top : top + rows], _PIECE, dim=1):
+                for offset, error_G in enumerate(error_SG):
+                    part = slice(top, top + rows)
+                    error_G[part] += self._error(piece.float(), _steps(position_G[part], offset))
+        return _best(position_G, error_SG)
+
+    def _error(self, x_RN: Tensor, step_R: Tensor) -> Tensor:
+        """Returns the sum of squared errors of some rows, float64. Powers of two multiply and divide exactly."""
+        step_R1 = step_R.float().unsqueeze(1)
+        y_RN = x_RN / step_R1
+        round_to_integer(y_RN, self.spec.rounding or "half_even", out=y_RN)
+        y_RN.clamp_(self._lowest, self.spec.qmax).mul_(step_R1).sub_(x_RN)
+        return y_RN.square_().sum(1, dtype=torch.float64)
+
+    def _search_counts(self, seen: Streaming, position_G: Tensor) -> Tensor:
+        """Returns the best position of each group, by the histogram of all batches."""
+        centres_GM, counts_GM = seen.occupied()
+        lowest_G = torch.full_like(seen.low_G, self._lowest)
+        highest_G = torch.full_like(seen.low_G, self.spec.qmax)
+        errors = [
+            squared_error(centres_GM, counts_GM, seen.width_G, _steps(position_G, offset), lowest_G, highest_G)
+            for offset in range(self.params["scope"])
+        ]
+        return _best(position_G, torch.stack(errors))
+
+    def merge(self, other: Diffs) -> None:
+        """Takes in what another one saw; needs statistic ``all``.
+
+        Raises:
+            StateError: each batch was to be measured alone.
+        """
+        if other._low_G is None or other._high_G is None:
+            return
+        if self._low_G is None or self._high_G is None:
+            self._low_G, self._high_G = other._low_G, other._high_G
+            self._only_G, self._seen = other._only_G, copy.deepcopy(other._seen)
+            return
+        if self.spec.statistic != "all":
+            super().merge(other)
+        self._only_G = None
+        self._low_G, self._high_G = self._low_G.minimum(other._low_G), self._high_G.maximum(other._high_G)
+        if self._seen is not None and other._seen is not None:
+            self._seen.merge(other._seen)
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns the extremes so far, and the counts when there are any."""
+        if self._low_G is None or self._high_G is None:
+            return {}
+        counts = {} if self._seen is None else {"counts_GK": self._seen.counts_GK, "exponent_G": self._seen.exponent_G}
+        return {"low_G": self._low_G, "high_G": self._high_G, **counts}
+
+
+def _steps(position_G: Tensor, offset: int) -> Tensor:
+    """Returns 2 ** -(position + offset) in float64, not below what float32 holds."""
+    return torch.exp2(-(position_G.double() + offset)).clamp(min=SMALLEST_SCALE)
+
+
+def _best(position_G: Tensor, error_SG: Tensor) -> Tensor:
+    """Returns the position with the least error, the smallest of several equal ones."""
+    return position_G + error_SG.argmin(0).to(position_G.dtype)
+
+
+plugin = Diffs

@@ -1,0 +1,171 @@
+"""Evens out the channel ranges of layers in a row, so that one scale per tensor fits them; the function is kept.
+
+``vitis`` is what vai_q_pytorch does (spec vai_q_pytorch 4.2): once over the convolutions of a chain, biases counted in.
+``dfq`` is the published method (Nagel et al. 2019, arXiv 1906.04721): all layers, iterated until it settles, then high
+biases absorbed by the next layer. Run ``relu6_to_relu`` and ``fold_batchnorm`` first: a ReLU6 or a batch norm ends a
+chain, and absorption needs the statistics that folding leaves behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantwright.config import kinds
+from quantwright.errors import UnknownNameError, did_you_mean
+from quantwright.graph.graph import Graph
+from quantwright.passes import Change
+from quantwright.passes._absorption import SIGMAS, absorb, scale_statistics
+from quantwright.passes._chains import Layer, Pair, find_pairs
+from quantwright.passes._channels import per_input, per_output
+from quantwright.passes._equalization import TOLERANCE, dfq_factors, vitis_factors
+from quantwright.passes._sharing import unshare
+
+PARAMS = {
+    "method": {
+        "type": "str",
+        "default": "dfq",
+        "choices": ["dfq", "vitis"],
+        "help": "dfq: iterated, all layers, with bias absorption; vitis: as vai_q_pytorch does",
+    },
+    "absorb_bias": {
+        "type": "bool",
+        "default": True,
+        "help": "dfq: move biases that ReLU practically never cuts off into the next layer",
+    },
+    "absorb_padded": {
+        "type": "bool",
+        "default": False,
+        "help": "dfq: absorb into zero-padded layers too, which changes values at the border",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """Returns what tells one method from another: which layers form chains, and how their factors are found."""
+
+    members: tuple[str, ...]
+    through: tuple[str, ...]
+    equalize: Callable[[Graph, list[Pair]], list[tuple[Pair, Tensor, dict[str, Any]]]]
+
+
+def run(
+    graph: Graph, method: str = "dfq", absorb_bias: bool = True, absorb_padded: bool = False
+) -> list[Change]:
+    """Returns one change per pair of layers that was equalized, and one per absorbed bias."""
+    if method not in METHODS:
+        raise UnknownNameError(f"no equalization method '{method}'", allowed=METHODS, fix=did_you_mean(method, METHODS))
+    chosen = METHODS[method]
+    if method == "vitis":
+        unshare(graph, chosen.members)
+    pairs = find_pairs(graph, members=chosen.members, through=chosen.through)
+    changes = [_scaled(pair, s, data) for pair, s, data in chosen.equalize(graph, pairs)]
+    if method == "dfq" and absorb_bias:
+        changes += [
+            _absorbed(pair, c) for pair in pairs if (c := absorb(graph, pair, SIGMAS, padded=absorb_padded)) is not None
+        ]
+    return changes
+
+
+def _scaled(pair: Pair, s: Tensor, data: dict[str, Any]) -> Change:
+    low, high = float(s.min()), float(s.max())
+    return Change(
+        by="cross_layer_equalization",
+        node=pair.first.node.name,
+        text=f"{pair.first.weight} / s, {pair.second.weight} * s, s from {low:.3g} to {high:.3g}",
+        data={"second": pair.second.node.name, "smallest": low, "largest": high, **data},
+    )
+
+
+def _absorbed(pair: Pair, c: Tensor) -> Change:
+    return Change(
+        by="cross_layer_equalization",
+        node=pair.first.node.name,
+        text=f"up to {float(c.max()):.3g} of {pair.first.bias} absorbed by {pair.second.node.name}",
+        data={"second": pair.second.node.name, "channels": int((c > 0).sum()), "largest": float(c.max())},
+    )
+
+
+def _vitis(graph: Graph, pairs: list[Pair]) -> list[tuple[Pair, Tensor, dict[str, Any]]]:
+    """Returns the factors applied, pair by pair in one iteration (spec vai_q_pytorch 4.2); pairs done before are left."""
+    done: list[tuple[Pair, Tensor, dict[str, Any]]] = []
+    for pair in pairs:
+        if pair.first.node.meta.get("equalized") == "vitis":
+            continue
+        bias = None if pair.first.bias is None else graph.parameter(pair.first.bias).detach()
+        s = vitis_factors(pair.first.weight_view(graph), bias, pair.second.weight_view(graph))
+        scale_outputs(graph, pair.first, s)
+        scale_inputs(graph, pair.second, s)
+        pair.first.node.meta["equalized"] = "vitis"
+        done.append((pair, s, {}))
+    return done
+
+
+def _dfq(graph: Graph, pairs: list[Pair]) -> list[tuple[Pair, Tensor, dict[str, Any]]]:
+    """Returns the factors applied after the ranges of all pairs settled (arXiv 1906.04721, section 4.1)."""
+    layers: dict[str, Layer] = {}
+    for pair in pairs:
+        layers.setdefault(pair.first.node.name, pair.first)
+        layers[pair.second.node.name] = pair.second  # knows how many of its inputs carry one channel
+    index = {name: position for position, name in enumerate(layers)}
+    ranges_GOI = [layer.weight_view(graph).abs().amax(3).double() for layer in layers.values()]
+    found = dfq_factors(ranges_GOI, [(index[p.first.node.name], index[p.second.node.name]) for p in pairs])
+    done: list[tuple[Pair, Tensor, dict[str, Any]]] = []
+    if found.sweeps == 1 and found.last_step <= TOLERANCE:
+        return done  # equalized already
+    for pair, s in zip(pairs, found.factors, strict=True):
+        scale_outputs(graph, pair.first, s)
+        scale_inputs(graph, pair.second, s)
+        done.append((pair, s, {"sweeps": found.sweeps, "last_step": found.last_step}))
+    return done
+
+
+@torch.no_grad()
+def scale_outputs(graph: Graph, layer: Layer, s: Tensor) -> None:
+    """Divides weight, bias and known statistics of each output channel of ``layer`` by its factor.
+
+    Shapes:
+        s: [C].
+    """
+    weight = graph.parameter(layer.weight).detach().clone(memory_format=torch.contiguous_format)
+    view = layer.layout.view(weight)
+    view.div_(per_output(s, view))
+    graph.set_parameter(layer.weight, weight)
+    if layer.bias is not None:
+        bias = graph.parameter(layer.bias).detach()
+        graph.set_parameter(layer.bias, (bias / s).to(bias.dtype))
+    scale_statistics(layer.node, s)
+
+
+@torch.no_grad()
+def scale_inputs(graph: Graph, layer: Layer, s: Tensor) -> None:
+    """Multiplies what ``layer`` multiplies each of its input channels with by the channel's factor.
+
+    Shapes:
+        s: [C].
+    """
+    weight = graph.parameter(layer.weight).detach().clone(memory_format=torch.contiguous_format)
+    view = layer.layout.view(weight)
+    view.mul_(per_input(s, view))
+    graph.set_parameter(layer.weight, weight)
+
+
+METHODS = {
+    "dfq": Method(
+        members=(*kinds.CONV, *kinds.CONV_TRANSPOSE, *kinds.LINEAR),
+        through=("relu", "leaky_relu", "prelu", "max_pool", "adaptive_max_pool", "avg_pool", "adaptive_avg_pool", "mean",
+                 "pad", *kinds.RESIZE, *kinds.MOVEMENT),
+        equalize=_dfq,
+    ),
+    "vitis": Method(
+        members=("conv2d", "conv3d", "depthwise_conv2d", "depthwise_conv3d", "conv_transpose2d", "conv_transpose3d"),
+        through=("relu", "max_pool", "avg_pool", "adaptive_avg_pool"),
+        equalize=_vitis,
+    ),
+}  # fmt: skip
+plugin = run

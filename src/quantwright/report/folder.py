@@ -1,0 +1,143 @@
+"""The folder of a run: which files are ours, whether it may be written, and publishing it whole or not at all. No torch.
+
+A new folder is filled under a temporary name beside its final one and renamed. A folder that is there already is
+renamed away, replaced, and its files of other names are carried over; when it cannot be renamed (a mount point, the
+current folder) the files are replaced one by one, the manifest last, so that a half-done folder is not taken for whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from quantwright.errors import ArtifactError
+
+MANIFEST, RUN, TIMINGS, EXPORTED = "manifest.json", "run.json", "timings.json", "model.onnx"
+GRAPH, PLAN = "graph.json", "plan.json"
+MODEL, QPARAMS, EXTRA = "model.safetensors", "qparams.safetensors", "extra.safetensors"
+NEEDED = (GRAPH, MODEL, PLAN, QPARAMS, EXTRA)  # what loading reads, beside the manifest
+OWN = (*NEEDED, RUN, TIMINGS, EXPORTED, "model.onnx.data", "report.html", MANIFEST)
+
+
+def is_ours(folder: Path) -> bool:
+    """Returns whether ``folder`` holds a manifest that quantwright wrote."""
+    try:
+        return "quantwright" in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def require_publishable(folder: Path, *, overwrite: bool = False) -> None:
+    """Raises ArtifactError when ``published`` would refuse ``folder`` or could not write there."""
+    where = str(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError("this is a file, not a folder", where=where, fix="choose another folder")
+    parent = folder.resolve()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ArtifactError(f"cannot write in '{parent}': no permission", where=where, fix="choose another folder")
+    if not folder.is_dir() or overwrite or is_ours(folder):
+        return
+    strangers = sorted(entry.name for entry in folder.iterdir())
+    if strangers:
+        raise ArtifactError(
+            f"the folder holds {len(strangers)} files that quantwright did not write: {', '.join(strangers[:4])}",
+            where=where,
+            fix="choose another folder, or overwrite (--overwrite): files of other names stay",
+        )
+
+
+@contextlib.contextmanager
+def published(folder: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields an empty folder to fill; it becomes ``folder`` when the block succeeds and vanishes when it does not.
+
+    Raises:
+        ArtifactError: ``folder`` is a file, holds strangers' files (without ``overwrite``), or cannot be written.
+    """
+    asked = Path(folder)
+    require_publishable(asked, overwrite=overwrite)
+    final = asked.resolve()
+    with _writing(asked):
+        in_place = final.is_dir() and _is_pinned(final)
+        home = final if in_place else final.parent
+        home.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.tmp-", dir=home))
+        temporary.chmod(0o777 & ~_umask())
+    try:
+        yield temporary
+        with _writing(asked):
+            (_replace_files if in_place else _replace_folder)(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot write: {error.strerror or error}", where=str(folder), fix="free some space or choose another folder"
+        ) from error
+
+
+def _is_pinned(folder: Path) -> bool:
+    """Returns whether the folder must keep its place: a mount point, or the current folder or one around it."""
+    return os.path.ismount(folder) or Path.cwd().is_relative_to(folder)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _replace_folder(temporary: Path, final: Path) -> None:
+    """Renames ``temporary`` to ``final``; what was there is put back if that fails."""
+    if not final.exists():
+        temporary.rename(final)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.old-", dir=final.parent))
+    final.rename(aside)  # onto an empty folder: allowed, and atomic
+    try:
+        temporary.rename(final)
+    except BaseException:
+        aside.rename(final)
+        raise
+    for entry in aside.iterdir():
+        if entry.name not in OWN and not (final / entry.name).exists():
+            entry.rename(final / entry.name)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace_files(temporary: Path, final: Path) -> None:
+    """Replaces our files in ``final`` one by one; without a manifest the folder is not whole, so that comes last."""
+    (final / MANIFEST).unlink(missing_ok=True)
+    for name in OWN:
+        if not (temporary / name).exists():
+            (final / name).unlink(missing_ok=True)
+    for entry in sorted(temporary.iterdir(), key=lambda entry: entry.name == MANIFEST):
+        os.replace(entry, final / entry.name)
+
+
+def read_json(path: Path) -> Any:
+    """Returns the parsed JSON file.
+
+    Raises:
+        ArtifactError: missing, unreadable or truncated.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError("the file is missing", where=str(path), fix="write the folder again") from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"the file is damaged or truncated: {error}", where=str(path), fix="write the folder again"
+        ) from error

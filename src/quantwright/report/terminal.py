@@ -1,0 +1,157 @@
+"""What a person sees in a terminal: the record of a run as text, errors, and progress bars. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from quantwright.errors import QuantwrightError
+from quantwright.report.record import RunRecord
+
+Progress = Callable[[str, int, "int | None"], None]
+ROW_NAMES = {"float": "float", "simulated": "simulated", "exported": "ONNX Runtime"}
+SHOWN = 8  # warnings and notes beyond this many are counted, not listed
+
+
+def render_run(record: RunRecord, *, out: str | None = None, color: bool = False, width: int | None = None) -> str:
+    """Returns the record of a run as text: warnings, coverage, accuracy, verdict, and where the files are."""
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    columns = width or shutil.get_terminal_size((100, 24)).columns
+    console = Console(
+        file=buffer, width=columns, force_terminal=color, no_color=not color, highlight=False, emoji=False
+    )
+    heading = f"{record.model} for target {record.target}"
+    console.print(f"[bold]{_safe(heading)}[/]" + (f"  (config: {_safe(record.dialect)})" if record.dialect else ""))
+    _listing(console, "warning", [*record.warnings, *map(_unmapped, record.unmapped)], "yellow")
+    _listing(console, "note", [*record.config_notes, *record.notes], "dim")
+    _changes(console, record)
+    _coverage(console, record.coverage)
+    if record.evaluation:
+        console.print(_accuracy_table(record.evaluation))
+    _verdict(console, record.verdict)
+    _files(console, record, out)
+    return buffer.getvalue().rstrip() + "\n"
+
+
+def render_error(error: QuantwrightError) -> str:
+    """Returns an error as a person should read it."""
+    return f"error: {error}"
+
+
+@contextlib.contextmanager
+def progress_bar(enabled: bool | None = None) -> Iterator[Progress | None]:
+    """Yields a progress callback that draws on stderr, or None when stderr is not a terminal."""
+    if not (sys.stderr.isatty() if enabled is None else enabled):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bar(*columns, console=Console(file=sys.stderr, force_terminal=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def advance(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield advance
+
+
+def _safe(text: object) -> str:
+    """Returns text with rich's markup characters escaped: names such as ``conv[0]`` are no markup."""
+    from rich.markup import escape
+
+    return escape(str(text))
+
+
+def _unmapped(item: Any) -> str:
+    if not isinstance(item, Mapping):
+        return str(item)
+    line = f"line {item['line']} " if item.get("line") else ""
+    effect = f" ({item['effect']})" if item.get("effect") else ""
+    return f"{line}{item.get('path', '')}: {item.get('message', '')}{effect}"
+
+
+def _listing(console: Any, word: str, texts: list[str], style: str) -> None:
+    for text in texts[:SHOWN]:
+        console.print(f"[{style}]{word}:[/] {_safe(text)}", soft_wrap=True)
+    if len(texts) > SHOWN:
+        console.print(f"[{style}]... and {len(texts) - SHOWN} more {word}s, in run.json[/]")
+
+
+def _changes(console: Any, record: RunRecord) -> None:
+    counts: dict[str, int] = {}
+    for change in record.changes:
+        counts[str(change.get("by"))] = counts.get(str(change.get("by")), 0) + 1
+    if counts:
+        console.print("changes: " + _safe(", ".join(f"{name} {count}" for name, count in counts.items())))
+
+
+def _coverage(console: Any, coverage: Mapping[str, Any]) -> None:
+    counts = [f"{name} {value}" for name, value in coverage.items() if isinstance(value, int)]
+    if counts:
+        console.print("tensors: " + _safe(", ".join(counts)))
+    for name, reasons in coverage.items():
+        if isinstance(reasons, Mapping):
+            for reason, value in list(reasons.items())[:SHOWN]:
+                count = value if isinstance(value, int) else len(value)
+                console.print(f"  {_safe(name)}: {count} x {_safe(reason)}", soft_wrap=True)
+
+
+def _accuracy_table(rows: tuple[Mapping[str, Any], ...]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    labelled = any(row.get("top1") is not None for row in rows)
+    columns = ["top-1", "top-5"] if labelled else []
+    for title in [*columns, "agreement", "SQNR", "samples"]:
+        table.add_column(title, justify="right")
+    for row in rows:
+        cells = [_percent(row.get("top1")), _percent(row.get("top5"))] if labelled else []
+        name = str(row.get("name"))
+        table.add_row(
+            ROW_NAMES.get(name, _safe(name)), *cells, _percent(row.get("agreement")), _decibel(row.get("sqnr_db")),
+            str(row.get("samples", "")),
+        )  # fmt: skip
+    return table
+
+
+def _percent(value: Any) -> str:
+    return "-" if value is None else f"{100 * float(value):.2f} %"
+
+
+def _decibel(value: Any) -> str:
+    if value is None:
+        return "-"
+    return "equal" if value == "inf" else f"{float(value):.1f} dB"
+
+
+def _verdict(console: Any, verdict: Mapping[str, Any] | None) -> None:
+    if verdict is None:
+        return
+    good = bool(verdict.get("ok"))
+    word = "[green]verified[/]" if good else "[red]NOT verified[/]"
+    lines = verdict.get("lines") or verdict.get("summary") or []
+    texts = [lines] if isinstance(lines, str) else list(lines)
+    head = "the exported file computes what was simulated" if good else "the exported file differs from the simulation"
+    console.print(f"{word}: {_safe(texts[0]) if texts else head}", soft_wrap=True)
+    for text in texts[1:]:
+        console.print(f"  {_safe(text)}", soft_wrap=True)
+
+
+def _files(console: Any, record: RunRecord, out: str | None) -> None:
+    if out is None:
+        return
+    console.print(f"files in {_safe(out)}:", soft_wrap=True)
+    for name, digest in record.files.items():
+        console.print(f"  {_safe(name):<22} sha256 {digest[:16]}", soft_wrap=True)
