@@ -83,13 +83,13 @@ class DigitsNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(4 * width, 10)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Returns the class scores.
 
         Shapes:
-            x_BCHW: [B, 1, 24, 24]; result: [B, 10].
+            images: [B, 1, 24, 24]; result: [B, 10].
         """
-        x = self.block1(self.reduce1(self.stem(x_BCHW)))
+        x = self.block1(self.reduce1(self.stem(images)))
         x = self.block2(self.reduce2(x))
         return self.head(self.pool(x).flatten(1))
 

@@ -1,6 +1,6 @@
 """Prints the accuracy of several runs side by side, from the run.json of each output folder.
 
-    python examples/digits/summary.py out/digits-cpu out/digits-dpu
+``python examples/digits/summary.py out/digits-cpu out/digits-dpu``
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Trains the demo network from scratch and writes digits.safetensors: about half a minute on two cores.
 
-    python examples/digits/train.py
+``python examples/digits/train.py``
 """
 
 from __future__ import annotations

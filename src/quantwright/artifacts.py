@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,9 +80,9 @@ def write(prepared: PreparedModel, folder: Path, record: RunRecord | None = None
     graph = without_quantizers(prepared.graph)
     tree, example = _flatten_example(_shortened(prepared))
     before = {_BEFORE + name: value for name, value in prepared.float_parameters.items()}
-    _write_text(folder / GRAPH, dumps(serialize.to_json(graph)))
+    _write_text(folder / GRAPH, json.dumps(serialize.to_json(graph), indent=1) + "\n")
     _write_tensors(folder / MODEL, graph.tensors())
-    _write_text(folder / PLAN, dumps(plan_json.to_json(prepared.plan)))
+    _write_text(folder / PLAN, json.dumps(plan_json.to_json(prepared.plan), indent=1) + "\n")
     _write_tensors(folder / QPARAMS, _flatten_qparams(prepared))
     _write_tensors(folder / EXTRA, {**example, **before})
     if record is not None:
@@ -146,7 +147,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"this folder was not written by quantwright: it has no {MANIFEST}", where=str(folder),
             fix="give the --out folder of a quantize run",
         )  # fmt: skip
-    manifest = read_json(folder / MANIFEST)
+    manifest: Any = read_json(folder / MANIFEST)
     head = manifest.get("quantwright") if isinstance(manifest, dict) else None
     if not isinstance(head, dict) or not isinstance(head.get("format"), int):
         raise ArtifactError("this is not a manifest of quantwright", where=str(folder / MANIFEST), fix=_FIX)
@@ -155,7 +156,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"the folder has format {head['format']}, written by quantwright {head.get('version')}", where=str(folder),
             allowed=f"up to format {FORMAT}", fix="use a newer quantwright",
         )  # fmt: skip
-    return manifest
+    return dict(manifest)
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], names: tuple[str, ...] | None = None) -> None:
@@ -250,7 +251,8 @@ def _flatten_example(example: Batch) -> tuple[Any, dict[str, Tensor]]:
         if item is None or isinstance(item, (bool, int, float, str)):
             return {"value": item}
         raise QuantwrightError(
-            f"an example input of type {type(item).__name__} cannot be saved", fix="use tensors, numbers, tuples and dicts"
+            f"an example input of type {type(item).__name__} cannot be saved",
+            fix="use tensors, numbers, tuples and dicts",
         )
 
     return walk((example.args, dict(example.kwargs))), tensors

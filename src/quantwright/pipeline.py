@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from quantwright import api, registry
+from quantwright import artifacts
+from quantwright.api import Config, PreparedModel, prepare
 from quantwright.calibrate import Progress
-from quantwright.config.config import QuantConfig
-from quantwright.data import Batch, as_batches
+from quantwright.data import Batch, as_batches, forward_parameters
 from quantwright.errors import DataError
 from quantwright.graph.graph import Graph
+from quantwright.report.folder import published
 from quantwright.report.record import RunRecord
-from quantwright.verify.evaluate import evaluate as evaluate_rows
-from quantwright.verify.verify import Verdict
+from quantwright.verify.evaluate import EvaluationRow, Runner, evaluate
+from quantwright.verify.runtime import OrtRunner
 
-Config = QuantConfig | Mapping[str, Any] | str | Path
+FILES = {"onnx": "model.onnx"}  # exporter -> file name in the output folder
+VERIFIED_BATCHES = 1  # batches that are compared point by point
 
 
 def quantize(
@@ -39,50 +42,120 @@ def quantize(
     export_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> api.PreparedModel:
-    """Returns the calibrated, refined model; with ``out`` also writes the exported file, proved, and everything to reload.
+) -> PreparedModel:
+    """Returns the calibrated and refined model; its ``record`` says what was done.
+
+    With ``out``, the exported file (checked, run and compared with the simulation) and everything ``load`` needs are
+    written there, all or nothing.
 
     Args:
-        data: re-iterable batches for calibration (and for evaluation, unless ``eval_data`` is given).
-        evaluate: compare float, simulated and exported on ``eval_data``.
+        data: batches for calibration; must be re-iterable when the config refines or ``evaluate`` is asked for.
+        evaluate: compare float, simulated and exported on ``eval_data`` (``data`` when not given).
 
     Raises:
-        InputError: config, model or data cannot be used; nothing has been written.
-        VerificationError: the exported file does not compute what was simulated; the folder says where.
+        InputError: config, model or data cannot be used. ExportError, VerificationError: the file is not right.
+        Nothing has been written then.
     """
-    clock = _Clock()
     torch.manual_seed(seed)
-    batches = _batches(data, model, device)
-    prepared = api.prepare(model, config, _first(batches), target=target, dialect=dialect, device=device)
-    clock.lap("prepare")
-    prepared.calibrate(batches, progress=progress)
-    clock.lap("calibrate")
-    prepared.refine(batches, progress=progress)
-    clock.lap("refine")
-    record = RunRecord.start(prepared.describe(), seed=seed, device=device)
-    if out is not None:
-        held = batches if eval_data is None else _batches(eval_data, model, device)
-        with prepared.saving(out, overwrite=overwrite) as folder:
-            export, verdict, rows = _export_and_prove(
-                prepared, folder, exporter, dict(export_options or {}), held, evaluate, model, clock, progress
-            )
-            record = record.finish(export=export, verdict=verdict.to_json(), evaluation=rows, timings=clock.laps)
-            prepared.write(folder, record)
-    elif evaluate:
-        held = batches if eval_data is None else _batches(eval_data, model, device)
-        record = record.finish(evaluation=_evaluate(prepared, model, held, None, progress), timings=clock.laps)
-    prepared.record = record
+    clock = _Clock()
+    names = tuple(model.input_names) if isinstance(model, Graph) else forward_parameters(model)
+    batches = _Batches(data, names, device)
+    with clock.lap("prepare"):
+        prepared = prepare(model, config, batches.first(), target=target, dialect=dialect, device=device)
+    with clock.lap("calibrate"):
+        prepared.calibrate(batches, progress=progress)
+    with clock.lap("refine"):
+        prepared.refine(batches, progress=progress)
+    prepared.record = RunRecord.start(prepared.describe(), seed=seed, device=device)
+    held = batches if eval_data is None else _Batches(eval_data, names, device)
+    runners = reference_runners(model, prepared) if evaluate else {}
+    if out is None:
+        prepared.record = _finish(prepared.record, None, None, _rows(runners, held, clock, progress), clock)
+        return prepared
+    with published(out, overwrite=overwrite) as folder:
+        with clock.lap("export"):
+            export = prepared.export(folder / FILES[exporter], exporter=exporter, **dict(export_options or {}))
+        with clock.lap("verify"):
+            few = [batch for _, batch in zip(range(VERIFIED_BATCHES), held, strict=False)]
+            verdict = prepared.verify(folder / FILES[exporter], few, mapping=export.points)
+        if runners:
+            runners["exported"] = OrtRunner(folder / FILES[exporter]).run
+        record = _finish(prepared.record, export, verdict, _rows(runners, held, clock, progress), clock)
+        prepared.record = artifacts.write(prepared, folder, record)
     return prepared
 
 
+def reference_runners(model: nn.Module | Graph, prepared: PreparedModel) -> dict[str, Runner]:
+    """Returns how to run the user's float model and the simulation, for ``evaluate``."""
+    if isinstance(model, Graph):  # captured and then optimised in place: the float network is the one without quantizers
+
+        def run_float(batch: Batch) -> Any:
+            with prepared.floating():
+                return prepared.run(batch)
+
+        return {"float": run_float, "simulated": prepared.run}
+    training = model.training
+    float_model = model.eval()
+
+    def run_user(batch: Batch) -> Any:
+        return float_model(*batch.args, **batch.kwargs)
+
+    model.train(training)
+    return {"float": run_user, "simulated": prepared.run}
+
+
+def _rows(
+    runners: Mapping[str, Runner], batches: Iterable[Batch], clock: _Clock, progress: Progress | None
+) -> Sequence[EvaluationRow]:
+    """Returns the accuracy table, or nothing when it was not asked for."""
+    if not runners:
+        return ()
+    report: Callable[[int], None] | None = None
+    if progress is not None:
+        shown = progress
+        report = lambda done: shown("evaluate", done, None)  # noqa: E731
+    with clock.lap("evaluate"):
+        return evaluate(runners, batches, progress=report)
+
+
+def _finish(record: RunRecord, export: Any, verdict: Any, rows: Sequence[EvaluationRow], clock: _Clock) -> RunRecord:
+    return record.finish(export=export, verdict=verdict, evaluation=list(rows), timings=clock.laps)
+
+
+class _Batches:
+    """Returns re-iterable batches on a device; says so when the data can be read only once or is empty."""
+
+    def __init__(self, data: Iterable[Any], parameters: Sequence[str], device: str) -> None:
+        self._data = list(data) if isinstance(data, Iterator) else data
+        self._parameters = parameters
+        self._device = device
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in as_batches(self._data, self._parameters):
+            yield batch if self._device == "cpu" else batch.to(self._device)
+
+    def first(self) -> Batch:
+        """Returns the first batch.
+
+        Raises:
+            DataError: there is none, or it holds no tensor.
+        """
+        first = next(iter(self), None)
+        if first is None:
+            raise DataError("the data is empty: not one batch", fix="give at least one batch to calibrate on")
+        if not any(isinstance(item, Tensor) for item in first.tensors()):
+            raise DataError("the first batch holds no tensor", fix="yield tensors; numpy arrays go through torch.from_numpy")
+        return first
+
+
 class _Clock:
-    """Returns named wall-clock laps, seconds."""
+    """Returns named wall-clock laps, in seconds."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
 
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = now - self._last
-        self._last = now
+    @contextlib.contextmanager
+    def lap(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.laps[name] = round(time.perf_counter() - start, 3)

@@ -182,7 +182,7 @@ class _Reader:
             say = _PYTHON.get(word) or _PYTHON.get(word.capitalize())
             fix = f"write {say}" if say else f'write "{word[:40]}" in double quotes'
             self._fail(f"'{word[:40]}' is not a JSON value", fix)
-        self._unexpected(None, "a value")
+        return self._unexpected(None, "a value")
 
     def _unexpected(self, opened: int | None, wanted: str) -> NoReturn:
         found = self._peek()

@@ -69,9 +69,10 @@ def parse_yaml(text: str, file: str | None) -> tuple[Any, Lines]:
             fix="check indentation, quotes and brackets here",
         )
     except yaml.YAMLError as error:
-        fail(
-            f"not valid YAML: {str(error).splitlines()[0]}", file=file, fix="remove characters that YAML does not allow"
-        )
+        position = getattr(error, "position", None)
+        line = text.count("\n", 0, position) + 1 if isinstance(position, int) else 1
+        message = f"not valid YAML: {str(error).splitlines()[0]}"
+        fail(message, file=file, line=line, fix="remove characters that YAML does not allow")
     if builder.problems:
         raise ConfigError(builder.problems)
     return builder.result, builder.lines
@@ -131,8 +132,8 @@ class _Builder:
         self.lines.setdefault(node.path, line)
         self._finish(node)
 
-    def _alias(self, name: str, line: int) -> None:
-        node = self._anchors.get(name)
+    def _alias(self, name: str | None, line: int) -> None:
+        node = self._anchors.get(name or "")
         if self._expects_key():
             fail("a key that is an alias", file=self.file, line=line, fix="write keys as text")
         if name not in self._anchors or node is None:

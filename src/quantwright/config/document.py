@@ -49,6 +49,8 @@ def read_document(source: str | os.PathLike[str] | Mapping[str, Any], *, file: s
         return Document(value=plain_copy(dict(source), file=file), file=file)
     if isinstance(source, str) and is_text(source):
         return _parse(source, file, "")
+    if len(os.fspath(source)) > 4096:
+        raise ArtifactError("longer than a path can be", where=f"{source!s:.60}...", fix="give a path or a document")
     path = Path(source)
     return _parse(_decode(_read(path), str(path)), str(path), path.suffix.lower())
 
@@ -63,7 +65,7 @@ def _parse(text: str, file: str | None, suffix: str) -> Document:
         fail("the document is empty", file=file, line=1, code="empty", fix="write a configuration, or name a preset")
     value: Any
     lines: Lines
-    if suffix == ".json" or (suffix not in (".yaml", ".yml", ".toml") and text.lstrip()[0] == "{"):
+    if suffix == ".json" or (suffix not in (".yaml", ".yml", ".toml") and text.lstrip()[0] in "{["):
         value, lines = parse_json(text, file)
     elif suffix == ".toml":
         from quantwright.config._toml import parse_toml

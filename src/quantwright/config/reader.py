@@ -58,6 +58,11 @@ class Reader:
             )
         )
 
+    def raise_if_any(self) -> None:
+        """Raises ConfigError with all problems, in the order of the document."""
+        self.problems.items.sort(key=lambda problem: problem.line or 0)
+        self.problems.raise_if_any()
+
     def source(self, path: JsonPath, text: str = "") -> Source:
         """Returns the Source of the value at ``path``."""
         from_file = self.document.file is not None or bool(self.document.lines)

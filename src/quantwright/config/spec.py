@@ -20,7 +20,7 @@ _INT = re.compile(r"(u?)int(\d{1,2})")
 def is_integer_format(name: str) -> bool:
     """Returns whether ``name`` is an integer format: int2..int32 or uint2..uint32."""
     match = _INT.fullmatch(name)
-    return bool(match) and 2 <= int(match.group(2)) <= 32
+    return match is not None and 2 <= int(match.group(2)) <= 32
 
 
 def integer_format(name: str) -> tuple[int, bool]:
@@ -138,24 +138,26 @@ class QuantSpec(_Frozen):
     @property
     def bits(self) -> int:
         """Returns the width of the integer format."""
-        return integer_format(self.format or "")[0]
+        bits, _ = integer_format(self.format or "")
+        return bits
 
     @property
     def signed(self) -> bool:
         """Returns whether the integer format is signed."""
-        return integer_format(self.format or "")[1]
+        _, signed = integer_format(self.format or "")
+        return signed
 
     @property
     def qmin(self) -> int:
         """Returns the lowest integer of the grid."""
         if not self.signed:
             return 0
-        return -(2 ** (self.bits - 1)) + (1 if self.narrow_range else 0)
+        return -(1 << (self.bits - 1)) + (1 if self.narrow_range else 0)
 
     @property
     def qmax(self) -> int:
         """Returns the highest integer of the grid."""
-        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
 
     def to_json(self) -> dict[str, Any]:
         """Returns the set fields as plain values, in the native spelling."""

@@ -1,9 +1,9 @@
 """Dialects: foreign configuration files to and from QuantConfig. No torch.
 
-To add one: write ``dialects/<name>.py`` with ``plugin = Dialect(...)``: ``detect(document) -> str | None`` says why this
-document is of this dialect, ``read(document) -> (QuantConfig, [Unmapped])`` raises ConfigError with *all* problems, and
-``write(config) -> (text, [Unmapped])`` says exactly what cannot be expressed. Implicit defaults of the other tool become
-values with a Source, so that ``explain`` can show them.
+To add one: write ``dialects/<name>.py`` with ``plugin = Dialect(...)``: ``detect(document) -> str | None`` says why
+this document is of this dialect, ``read(document) -> (QuantConfig, [Unmapped])`` raises ConfigError with *all*
+problems, and ``write(config) -> (text, [Unmapped])`` says exactly what cannot be expressed. Implicit
+defaults of the other tool become values with a Source, so that ``explain`` can show them.
 """
 
 from __future__ import annotations

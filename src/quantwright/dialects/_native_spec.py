@@ -206,7 +206,7 @@ class SpecReader(Reader):
         what = {"passes": "pass", "algorithms": "algorithm"}[kind]
         place, inner = path, path
         if isinstance(item, str):
-            name, given = item, {}
+            name, given = item, dict[str, Any]()
         elif isinstance(item, dict) and "name" in item:
             name, given, place, inner = item["name"], item.get("params") or {}, (*path, "name"), (*path, "params")
             self.mapping(item, path, ("name", "params"), "a step")

@@ -56,7 +56,7 @@ def to_config(reader: VaiReader, effective: Effective, layers: list[tuple[Layer,
 
 
 def _calibration(device: str) -> Calibration:
-    """Returns how the engine feeds the network: 3.5 (running mode, smallest position) or 3.6 (the batch's own scale)."""
+    """Returns how the engine feeds the network: by the running mode (3.5), or by the batch's own scale (3.6)."""
     if device in FIXED_POINT:
         return Calibration(inputs="quantized", batch_qparams="running", modal_ties="larger_scale")
     return Calibration(inputs="quantized", batch_qparams="batch", modal_ties="smaller_scale")
@@ -102,7 +102,7 @@ def _fixed(reader: VaiReader, tensor: str, settings: Settings) -> Fields:
     if not values["signed"]:
         reader.note("signed", settings["signed"].path, "the DPU engine ignores it: tensors are signed")
     if values["narrow_range"]:
-        text = "the DPU computes on the full range [-128, 127], whatever the tool's document asks for; that is what is used"
+        text = "the DPU computes on the full range [-128, 127], whatever the tool's document asks for"
         reader.note("narrow", settings["narrow_range"].path, text)
     if tensor == "activation" and values["round_mode"] == "std_round":
         text = "the DPU rounds activations half up; that is what is used for activation"
@@ -138,6 +138,7 @@ def _free(reader: VaiReader, tensor: str, settings: Settings) -> Fields:
         reader.note(f"unsigned {tensor}", settings["signed"].path, text)
     power = values["scale_type"] == "poweroftwo"
     observed = tensor == "activation"
+    default = Source(kind="dialect", text=f"{TOOL} default")
     return {
         "format": (f"{'' if signed else 'u'}int{values['bit_width']}", where["bit_width"]),
         "granularity": (
@@ -149,8 +150,10 @@ def _free(reader: VaiReader, tensor: str, settings: Settings) -> Fields:
         "scale": ("power_of_two" if power else "float", where["scale_type"]),
         "rounding": (ROUNDING[values["round_mode"]], where["round_mode"]),
         "observer": (_observer(values, power), where["method"]),
-        "statistic": (values["calib_statistic_method"] if observed else "all", where["calib_statistic_method"]),
-        "min_scale": (min_scale(values["bit_width"]) if power else 0.0, Source(kind="dialect", text=f"{TOOL} default")),
+        "statistic": (values["calib_statistic_method"], where["calib_statistic_method"])
+        if observed
+        else ("all", default),
+        "min_scale": (min_scale(values["bit_width"]) if power else 0.0, default),
     }
 
 

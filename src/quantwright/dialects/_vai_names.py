@@ -11,8 +11,20 @@ _NORMALIZED = re.compile(r"\w+::nndct_(\w+?)_(\d+)")
 
 #: torch.nn modules that are one operation; a name that ends in another module is an operation *inside* that module
 LEAVES = frozenset(
-    ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Linear", "Bilinear", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "RMSNorm", "ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Sigmoid", "Tanh", "Hardtanh", "Hardswish", "Hardsigmoid", "Softmax", "LogSoftmax", "Softplus", "Softsign", "MaxPool1d", "MaxPool2d", "MaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d", "Upsample", "UpsamplingNearest2d", "UpsamplingBilinear2d", "PixelShuffle", "PixelUnshuffle", "ChannelShuffle", "ZeroPad1d", "ZeroPad2d", "ZeroPad3d", "ConstantPad1d", "ConstantPad2d", "ConstantPad3d", "ReflectionPad1d", "ReflectionPad2d", "ReplicationPad1d", "ReplicationPad2d", "Dropout", "Dropout2d", "Dropout3d", "Flatten", "Unflatten", "Identity", "Embedding", "EmbeddingBag", "LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "QuantStub", "DeQuantStub", "Add", "Cat", "Max", "Pad", "Sum", "Clamp"]  # the last line: pytorch_nndct.nn.functional
-)
+    {
+        "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Linear", "Bilinear",
+        "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d",
+        "InstanceNorm3d", "RMSNorm", "ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "SELU", "CELU", "GELU", "SiLU",
+        "Mish", "Sigmoid", "Tanh", "Hardtanh", "Hardswish", "Hardsigmoid", "Softmax", "LogSoftmax", "Softplus",
+        "Softsign", "MaxPool1d", "MaxPool2d", "MaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "AdaptiveAvgPool1d",
+        "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d",
+        "Upsample", "UpsamplingNearest2d", "UpsamplingBilinear2d", "PixelShuffle", "PixelUnshuffle", "ChannelShuffle",
+        "ZeroPad1d", "ZeroPad2d", "ZeroPad3d", "ConstantPad1d", "ConstantPad2d", "ConstantPad3d", "ReflectionPad1d",
+        "ReflectionPad2d", "ReplicationPad1d", "ReplicationPad2d", "Dropout", "Dropout2d", "Dropout3d", "Flatten",
+        "Unflatten", "Identity", "Embedding", "EmbeddingBag", "LSTM", "GRU", "RNN", "LSTMCell", "GRUCell",
+        "QuantStub", "DeQuantStub", "Add", "Cat", "Max", "Pad", "Sum", "Clamp",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +48,8 @@ def resolve(name: str) -> str | Unresolved:
     if normalized:
         return Unresolved(
             message=f"'{name}' counts the {normalized.group(1)} operations of a graph that only the tool builds",
-            fix="write the module path (such as layer1.0.conv1), or the longer name that stands before it in the comment "
-            "of the tool's regenerated .py file",
+            fix="write the module path (such as layer1.0.conv1), or the longer name that stands before it in the "
+            "comment of the tool's regenerated .py file",
         )
     graph, _, rest = text.partition("::")
     parts = [part for part in rest.split("/") if part]

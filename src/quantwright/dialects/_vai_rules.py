@@ -142,7 +142,8 @@ DPU_RULES = (
 _WIDE = Conflict(
     code="vai_bit_width", key="bit_width", tensors=("weights", "activation"),
     broken=lambda value: isinstance(value, int) and value > 16, when=lambda v: True,
-    message="weights and activations have at most 16 bits here", fix="set bit_width to 16 or less, or datatype to float32",
+    message="weights and activations have at most 16 bits here",
+    fix="set bit_width to 16 or less, or datatype to float32",
 )  # fmt: skip
 _FLOAT_ON_DPU = Conflict(
     code="vai_dpu_datatype", key="datatype", broken=lambda value: value != "int", when=lambda v: True,

@@ -1,4 +1,4 @@
-"""Writes the JSON of vai_q_pytorch: the nearest it can say, then read back and compared, so nothing is lost silently."""
+"""Writes the JSON of vai_q_pytorch: the nearest it can say, read back and compared, so nothing is lost silently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quantwright.config.document import Document
 from quantwright.config.spec import BASE_SPEC, ROLES, QuantSpec, Role
 from quantwright.dialects import _vai_map
 from quantwright.dialects._vai_map import FIXED_POINT, ROUNDING, resolve_layers, to_config
-from quantwright.dialects._vai_params import TENSORS, VaiReader, read_effective
+from quantwright.dialects._vai_params import TENSORS, VaiReader, built_in, read_effective
 from quantwright.dialects._vai_rules import check
 from quantwright.errors import UnknownNameError
 
@@ -118,8 +118,6 @@ def _blocks(params: Mapping[str, dict[str, Any]], device: str) -> dict[str, Any]
 
 
 def _vai_default(tensor: str, key: str) -> Any:
-    from quantwright.dialects._vai_params import built_in
-
     return built_in(tensor)[key].value
 
 

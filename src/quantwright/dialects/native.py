@@ -63,7 +63,7 @@ def read(document: Document) -> tuple[QuantConfig, list[Unmapped]]:
         fields["refine"] = reader.steps(top["refine"], ("refine",), "algorithms", "passes")
     if "calibration" in top:
         fields["calibration"] = _calibration(reader, top["calibration"])
-    reader.problems.raise_if_any()
+    reader.raise_if_any()
     return _build(reader, fields), []
 
 
@@ -75,7 +75,7 @@ def _build(reader: SpecReader, fields: Mapping[str, Any]) -> QuantConfig:
         for item in error.errors():
             path = tuple(part for part in item["loc"] if isinstance(part, (str, int)))
             reader.add("value", path, str(item["msg"]), value=item.get("input"), fix="correct this value")
-        reader.problems.raise_if_any()
+        reader.raise_if_any()
         raise
 
 
@@ -98,7 +98,7 @@ def _rule(reader: SpecReader, item: Any, path: JsonPath, number: int) -> Rule | 
             f"rule {number} excludes layers and also says how to quantize them",
             fix="keep one of them",
         )
-    elif isinstance(item, dict) and not exclude and not any(key in known for key in ROLE_KEYS):
+    elif isinstance(item, dict) and exclude is False and not any(key in known for key in ROLE_KEYS):
         message = f"rule {number} changes nothing"
         reader.add("no_effect", path, message, allowed=(*ROLE_KEYS, "exclude"), fix="say what it changes, or remove it")
     if match is None or len(reader.problems.items) > count:
@@ -135,7 +135,9 @@ def write(config: QuantConfig) -> tuple[str, list[Unmapped]]:
     import yaml
 
     notes = "".join(f"# {line}\n" for note in config.notes for line in note.splitlines())
-    text = yaml.dump(to_plain(config), Dumper=_dumper(), sort_keys=False, width=120, allow_unicode=True)
+    text = yaml.dump(
+        to_plain(config), Dumper=_dumper(), sort_keys=False, default_flow_style=None, width=160, allow_unicode=True
+    )
     return notes + text, []
 
 

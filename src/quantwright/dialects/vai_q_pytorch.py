@@ -33,7 +33,7 @@ def read(document: Document) -> tuple[QuantConfig, list[Unmapped]]:
     effective = read_effective(reader)
     check(reader, effective)
     subjects = resolve_layers(reader, effective)
-    reader.problems.raise_if_any()
+    reader.raise_if_any()
     return to_config(reader, effective, subjects), reader.unmapped
 
 

@@ -153,10 +153,12 @@ def input_names(graph: Graph, example: Batch) -> tuple[str, ...]:
     """Returns a name per input tensor: the user's argument name, with ``_<key>`` for each level it is nested in."""
     arranged = graph.signature.arrange(example.args, example.kwargs)
     names = []
-    for (half, argument, *rest), value in pytree.tree_flatten_with_path(arranged)[0]:
+    for path, value in pytree.tree_flatten_with_path(arranged)[0]:
         if isinstance(value, Tensor):
-            first = graph.signature.positional[argument.idx] if half.idx == 0 else str(argument.key)
-            names.append("_".join([first, *(str(getattr(step, "key", getattr(step, "idx", step))) for step in rest)]))
+            steps: list[Any] = [getattr(step, "key", getattr(step, "idx", step)) for step in path]
+            half, argument, *rest = steps
+            first = graph.signature.positional[argument] if half == 0 else argument
+            names.append("_".join(map(str, [first, *rest])))
     return tuple(names)
 
 

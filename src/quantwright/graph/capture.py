@@ -51,15 +51,10 @@ def capture(
     batch = batch.to(place)
     with _evaluating(model), _quiet():
         reference = _reference(model, batch)
-        program, dynamic = _export(model, batch)
-        graph = build(program, name or type(model).__name__, ModuleNames.of(model), model)
-    if not dynamic:
-        notes.append(f"the batch size is fixed at {batch.size}: the model cannot be exported with a varying one")
-    elif graph.inputs and all(spec.shape[:1] != (-1,) for spec in graph.inputs):
-        notes.append(f"the batch size is fixed at {batch.size}: forward uses it as a number")
+        graph = _proved(model, batch, reference, name or type(model).__name__)
+    if all(spec.shape[:1] != (-1,) for spec in graph.inputs):
+        notes.append(f"the batch size is fixed at {batch.size}: the model does not compute the same at another one")
     graph.notes[:0] = notes
-    with _quiet():
-        graph.check(batch.args, batch.kwargs, reference)
     return graph if device is None else graph.to(device)
 
 
@@ -115,29 +110,39 @@ def _reference(model: nn.Module, batch: Batch) -> Any:
         ) from error  # fmt: skip
 
 
-def _export(model: nn.Module, batch: Batch) -> tuple[ExportedProgram, bool]:
-    """Returns the exported program and whether its batch dimension was asked to be dynamic.
+def _proved(model: nn.Module, batch: Batch, reference: Any, name: str) -> Graph:
+    """Returns a graph that computes what the model does on the example and, if its batch is dynamic, at another size.
+
+    Tried in order: a dynamic batch, non-strict then strict; then the example's own batch size.
 
     Raises:
-        CaptureError: neither the non-strict nor the strict mode of torch.export can capture the model.
+        CaptureError: no mode of torch.export can capture the model, or none computes the same.
     """
-    wide = _widened(batch)
+    names = ModuleNames.of(model)
     first: Exception | None = None
-    attempts = ((False, wide, True), (True, wide, True), (False, batch, False), (True, batch, False))
-    for strict, source, dynamic in attempts:
-        args, kwargs = _copied(source)
+    for dynamic, strict in ((True, False), (True, True), (False, False), (False, True)):
         try:
-            shapes = _dynamic_batch(model, args, kwargs) if dynamic else None
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict)
-            if dynamic and source is not batch and not _has_symbols(program):
-                continue  # specialised on the doubled batch: capture it with the user's own
-            return program, dynamic
-        except QuantwrightError:
-            raise
+            program = _export(model, _resized(batch, 2) if dynamic and batch.size == 1 else batch, dynamic, strict)
+            if dynamic and not _has_symbols(program):
+                continue  # forward uses the batch size as a number
+            graph = build(program, name, names, model)
+            graph.check(batch.args, batch.kwargs, reference)
+            if dynamic:
+                other = _resized(batch, 3 if batch.size <= 2 else 2)
+                graph.check(other.args, other.kwargs, _reference(model, other))
+            return graph
         except Exception as error:  # noqa: BLE001  torch.export raises whatever the user's code raises
             first = first or error
-    assert first is not None  # the last attempt returns or fails
+    assert first is not None  # the last attempt returned or failed
+    if isinstance(first, QuantwrightError):
+        raise first
     raise failure.capture_error(first, type(model).__name__) from first
+
+
+def _export(model: nn.Module, batch: Batch, dynamic: bool, strict: bool) -> ExportedProgram:
+    args, kwargs = _copied(batch)
+    shapes = _dynamic_batch(model, args, kwargs) if dynamic else None
+    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict)
 
 
 def _dynamic_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -149,12 +154,15 @@ def _dynamic_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     return shapes.dynamic_shapes(model, args, kwargs)  # type: ignore[no-untyped-call]
 
 
-def _widened(batch: Batch) -> Batch:
-    """Returns the batch with at least two samples: torch.export takes a size of one for a constant."""
-    if batch.size != 1:
-        return batch
-    double = lambda v: torch.cat((v, v)) if isinstance(v, Tensor) and v.ndim and v.shape[0] == 1 else v  # noqa: E731
-    args, kwargs = pytree.tree_map(double, (batch.args, dict(batch.kwargs)))
+def _resized(batch: Batch, size: int) -> Batch:
+    """Returns the batch with another number of samples, repeated as needed (torch.export takes a size of one as fixed)."""
+
+    def resize(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.ndim or value.shape[0] != batch.size:
+            return value
+        return value[torch.arange(size, device=value.device) % batch.size]
+
+    args, kwargs = pytree.tree_map(resize, (batch.args, dict(batch.kwargs)))
     return Batch(args=args, kwargs=kwargs)
 
 

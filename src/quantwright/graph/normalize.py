@@ -13,8 +13,8 @@ from quantwright.graph import ops
 from quantwright.graph._optable import KIND_OF, PARAMETERS
 
 _CHECKS = frozenset(
-    ("_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size",
-     "_functional_assert_scalar", "_functional_assert_async")
+    ("_assert_scalar", "_assert_async", "_assert_tensor_metadata", "sym_constrain_range",
+     "sym_constrain_range_for_size", "_functional_assert_scalar", "_functional_assert_async")
 )  # fmt: skip
 _INLINED = ("wrap_with_set_grad_enabled", "tag_activation_checkpoint", "wrap_activation_checkpoint", "checkpoint")
 _ALWAYS_SAME = frozenset(("alias", "detach", "lift", "lift_fresh", "lift_fresh_copy", "clone", "contiguous"))
@@ -88,7 +88,8 @@ def fold_constants(graph: fx.Graph, tensors: dict[str, torch.Tensor]) -> list[st
 
     The name is the one the consumer's weight or bias would have, when that is free.
     """
-    values: dict[fx.Node, Any] = {n: tensors[str(n.target)] for n in graph.nodes if n.op == "get_attr" and n.target in tensors}
+    attributes = [n for n in graph.nodes if n.op == "get_attr" and n.target in tensors]
+    values: dict[fx.Node, Any] = {n: tensors[str(n.target)] for n in attributes}
     kept = set(values)
     for node in graph.nodes:
         if node not in kept and _is_foldable(node, values):
@@ -128,7 +129,7 @@ def _is_noop(node: fx.Node) -> bool:
         return not ops.argument(node, "train", False) and ops.is_tensor(node)
     if name == "slice":
         start, end, step = (ops.argument(node, key) for key in ("start", "end", "step"))
-        return start in (0, None) and end in (_WHOLE, None) and step == 1
+        return bool(start in (0, None) and end in (_WHOLE, None) and step == 1)
     if name in ("to", "_to_copy", "type_as"):
         return _same_place(node, source)
     return False
@@ -229,7 +230,7 @@ def _is_foldable(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
     if any(not isinstance(size, int) for size in made.shape):
         return False
     read = sum(values[n].numel() for n in node.all_input_nodes if isinstance(values[n], torch.Tensor))
-    return made.numel() <= max(4 * read, 1 << 20)  # an expanded constant is cheaper than its copy
+    return bool(made.numel() <= max(4 * read, 1 << 20))  # an expanded constant is cheaper than its copy
 
 
 def _is_operand(node: fx.Node) -> bool:

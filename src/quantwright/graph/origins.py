@@ -100,7 +100,8 @@ def _origin(node: fx.Node, names: ModuleNames, inner: Mapping[str, bool], fx_nam
         path, kind = stack.pop()
     return Origin(
         module_path=path, module_type=kind, function=function_name(node),
-        aten=ops.aten_name(ops.source_of(node)), fx_name=fx_name, parents=tuple(stack), aliases=names.aliases.get(path, ()), line=user_line(node.meta.get("stack_trace") or ""),
+        aten=ops.aten_name(ops.source_of(node)), fx_name=fx_name,
+        parents=tuple(stack), aliases=names.aliases.get(path, ()), line=user_line(node.meta.get("stack_trace") or ""),
     )  # fmt: skip
 
 

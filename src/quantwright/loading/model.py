@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from quantwright.data import forward_parameters
 from quantwright.errors import ModelError, QuantwrightError
 from quantwright.graph.capture import capture_archive
 from quantwright.graph.graph import Graph
@@ -34,6 +35,11 @@ def load_model(ref: str) -> nn.Module | Graph:
             f"'{ref}' returns a {type(model).__name__}", allowed="a torch.nn.Module", fix="return the network itself"
         )
     return model.eval() if isinstance(model, nn.Module) else model
+
+
+def input_names(model: nn.Module | Graph) -> tuple[str, ...]:
+    """Returns the names of the model's inputs."""
+    return model.input_names if isinstance(model, Graph) else forward_parameters(model)
 
 
 def _archive(path: Path) -> Graph:

@@ -104,10 +104,9 @@ def from_user_code(problem: BaseException, what: str, error: type[QuantwrightErr
     others = (own, os.path.dirname(os.__file__), "<")  # ours, the standard library's (site-packages lie in it)
     theirs = [frame for frame in frames if not frame.filename.startswith(others)]
     last = theirs[-1] if theirs else None
+    code = f", at: {last.line}" if last and last.line else ""
     return error(
-        f"{what}: {one_line(problem)}",
-        where=f"{_shown(last.filename)}:{last.lineno}" if last else None,
-        fix=f"the line there is: {last.line}" if last and last.line else None,
+        f"{what}: {one_line(problem)}{code}", where=f"{_shown(last.filename)}:{last.lineno}" if last else None
     )
 
 
@@ -243,12 +242,8 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "nothing"
 
 
-def shown(path: str | Path) -> str:
-    """Returns a path as a person would write it: relative to the current folder when it lies below it."""
-    return _shown(str(path))
-
-
 def _shown(path: str) -> str:
+    """Returns a path as a person would write it: relative to the current folder when it lies below it."""
     try:
         relative = os.path.relpath(path)
     except ValueError:  # another drive

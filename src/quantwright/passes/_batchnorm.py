@@ -80,7 +80,9 @@ def _simplify_parameters(graph: Graph, norm: ops.BatchNormInfo) -> tuple[str, st
     graph.set_parameter(str(var), torch.ones_like(graph.parameter(str(var))))
     dtype = graph.parameter(str(mean)).dtype
     stem = str(mean).rpartition(".")[0]
-    return _write(graph, weight, f"{stem}.weight", g.to(dtype)), _write(graph, bias, f"{stem}.bias", (beta - shift).to(dtype))
+    names = ((weight, f"{stem}.weight", g), (bias, f"{stem}.bias", beta - shift))
+    new_weight, new_bias = (_write(graph, name, new_name, value.to(dtype)) for name, new_name, value in names)
+    return new_weight, new_bias
 
 
 def _write(graph: Graph, name: str | None, new_name: str, value: Tensor) -> str:

@@ -94,7 +94,8 @@ def parameter_readers(graph: Graph, name: str) -> list[fx.Node]:
 
 
 def _follow(graph: Graph, first: Layer, members: Collection[str], through: Collection[str]) -> Pair | None:
-    node, between, repeat = first.node, [], 1
+    node, repeat = first.node, 1
+    between: list[fx.Node] = []
     rank = len(ops.shape_of(first.node))
     axis = rank - 1 if first.kind in kinds.LINEAR else 1
     while (user := edit.only_user(node)) is not None:

@@ -100,9 +100,9 @@ def dfq_factors(
         pairs: (index of the first layer, index of the second), in the order of execution.
     """
     totals = [torch.ones(ranges_GOI[i].shape[0] * ranges_GOI[i].shape[1], dtype=torch.float64) for i, _ in pairs]
-    step, sweep = 0.0, 0
-    for sweep in range(1, sweeps + 1):
-        step = 0.0
+    step, done = 0.0, 0
+    while done < sweeps and (done == 0 or step > tolerance):
+        step, done = 0.0, done + 1
         for total, (i, j) in zip(totals, pairs, strict=True):
             first, second = ranges_GOI[i], ranges_GOI[j]
             r1, r2 = first.amax(2).flatten(), second.amax(1).flatten()
@@ -112,6 +112,4 @@ def dfq_factors(
             second.mul_(s.view(second.shape[0], 1, second.shape[2]))
             total.mul_(s)
             step = max(step, float((s - 1).abs().max()))
-        if step <= tolerance:
-            break
-    return Equalized(factors=tuple(totals), sweeps=sweep, last_step=step)
+    return Equalized(factors=tuple(totals), sweeps=done, last_step=step)

@@ -92,7 +92,7 @@ def _absorbed(pair: Pair, c: Tensor) -> Change:
 
 
 def _vitis(graph: Graph, pairs: list[Pair]) -> list[tuple[Pair, Tensor, dict[str, Any]]]:
-    """Returns the factors applied, pair by pair in one iteration (spec vai_q_pytorch 4.2); pairs done before are left."""
+    """Returns the factors applied, pair by pair, once (spec vai_q_pytorch 4.2); pairs done before are left."""
     done: list[tuple[Pair, Tensor, dict[str, Any]]] = []
     for pair in pairs:
         if pair.first.node.meta.get("equalized") == "vitis":
@@ -158,8 +158,8 @@ def scale_inputs(graph: Graph, layer: Layer, s: Tensor) -> None:
 METHODS = {
     "dfq": Method(
         members=(*kinds.CONV, *kinds.CONV_TRANSPOSE, *kinds.LINEAR),
-        through=("relu", "leaky_relu", "prelu", "max_pool", "adaptive_max_pool", "avg_pool", "adaptive_avg_pool", "mean",
-                 "pad", *kinds.RESIZE, *kinds.MOVEMENT),
+        through=("relu", "leaky_relu", "prelu", "max_pool", "adaptive_max_pool", "avg_pool", "adaptive_avg_pool",
+                 "mean", "pad", *kinds.RESIZE, *kinds.MOVEMENT),
         equalize=_dfq,
     ),
     "vitis": Method(

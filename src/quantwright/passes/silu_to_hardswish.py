@@ -43,9 +43,10 @@ def _silu_input(node: fx.Node) -> fx.Node | None:
         return node.args[0] if isinstance(node.args[0], fx.Node) else None
     if kind != "mul" or len(node.args) < 2:
         return None
-    for x, gate in (node.args[:2], reversed(node.args[:2])):
-        if isinstance(x, fx.Node) and isinstance(gate, fx.Node) and ops.kind_of(gate) == "sigmoid" and gate.args[0] is x:
-            return x if len(gate.users) == 1 else None
+    for x, gate in (node.args[:2], node.args[1::-1]):
+        if isinstance(x, fx.Node) and isinstance(gate, fx.Node) and ops.kind_of(gate) == "sigmoid":
+            if gate.args[0] is x and len(gate.users) == 1:
+                return x
     return None
 
 

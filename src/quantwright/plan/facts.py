@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 class Origin:
     """Returns where a node came from in the user's code; a node that passes merged keeps several.
 
-    ``module_path`` is the *first* path of a module that is reachable by several (tied modules are one identity);
-    ``aliases`` are the others.
+    ``module_path`` is the module whose call made the node: a layer of torch's, or a module with none inside. For a
+    function written in the ``forward`` of a module with children it is "", and the last of ``parents`` is that module.
+    It is the *first* path of a module that is reachable by several (tied modules are one identity); ``aliases`` are
+    the others.
     """
 
-    module_path: str  # "layer1.0.conv1"; "" is the root
+    module_path: str  # "layer1.0.conv1"
     module_type: str  # "torch.nn.modules.conv.Conv2d"
     function: str  # torch function or method: "conv2d", "add", "flatten"
     aten: str = ""  # "aten.conv2d.default"

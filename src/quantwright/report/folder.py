@@ -1,4 +1,4 @@
-"""The folder of a run: which files are ours, whether it may be written, and publishing it whole or not at all. No torch.
+"""The folder of a run: which files are ours, whether it may be written, publishing it whole. No torch.
 
 A new folder is filled under a temporary name beside its final one and renamed. A folder that is there already is
 renamed away, replaced, and its files of other names are carried over; when it cannot be renamed (a mount point, the
@@ -84,13 +84,17 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ArtifactError(
-            f"cannot write: {error.strerror or error}", where=str(folder), fix="free some space or choose another folder"
+            f"cannot write: {error.strerror or error}", where=str(folder), fix="free space or choose another folder"
         ) from error
 
 
 def _is_pinned(folder: Path) -> bool:
-    """Returns whether the folder must keep its place: a mount point, or the current folder or one around it."""
-    return os.path.ismount(folder) or Path.cwd().is_relative_to(folder)
+    """Returns whether the folder must keep its place: a mount point, around the current folder, in a closed one."""
+    return (
+        os.path.ismount(folder)
+        or Path.cwd().is_relative_to(folder)
+        or not os.access(folder.parent, os.W_OK | os.X_OK)
+    )
 
 
 def _umask() -> int:

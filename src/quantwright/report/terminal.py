@@ -137,16 +137,23 @@ def _decibel(value: Any) -> str:
 
 
 def _verdict(console: Any, verdict: Mapping[str, Any] | None) -> None:
+    """Prints whether the exported file computes what was simulated, how exactly, and what is wrong if not."""
     if verdict is None:
         return
-    good = bool(verdict.get("ok"))
-    word = "[green]verified[/]" if good else "[red]NOT verified[/]"
-    lines = verdict.get("lines") or verdict.get("summary") or []
-    texts = [lines] if isinstance(lines, str) else list(lines)
-    head = "the exported file computes what was simulated" if good else "the exported file differs from the simulation"
-    console.print(f"{word}: {_safe(texts[0]) if texts else head}", soft_wrap=True)
-    for text in texts[1:]:
-        console.print(f"  {_safe(text)}", soft_wrap=True)
+    points = list(verdict.get("points") or [])
+    equal = sum(point.get("differing") == 0 for point in points)
+    worst = max((_number(point.get("local_max_lsb")) for point in points), default=0.0)
+    detail = f" ({equal} of {len(points)} points equal bit for bit, the others within {worst:.3g} LSB)" if points else ""
+    if verdict.get("ok"):
+        console.print(f"[green]verified:[/] the exported file computes what was simulated{detail}", soft_wrap=True)
+    else:
+        console.print(f"[red]NOT verified:[/] the exported file differs from the simulation{detail}", soft_wrap=True)
+    _listing(console, "problem", list(verdict.get("problems") or []), "red")
+    _listing(console, "note", list(verdict.get("notes") or []), "dim")
+
+
+def _number(value: Any) -> float:
+    return float(value) if value is not None else 0.0
 
 
 def _files(console: Any, record: RunRecord, out: str | None) -> None:

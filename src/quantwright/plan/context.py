@@ -1,0 +1,125 @@
+"""Context: what every part of the resolution reads, and where it leaves decisions, notes and problems."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from quantwright.config.config import QuantConfig
+from quantwright.config.spec import FLOAT_FORMATS, Role
+from quantwright.plan.chain import Chained, Chains
+from quantwright.plan.checks import Legality
+from quantwright.plan.facts import ModelFacts, NodeFacts
+from quantwright.plan.groups import Groups
+from quantwright.plan.match import Matches, rule_text
+from quantwright.plan.plan import Decision, Point, Relation
+from quantwright.targets import Target
+
+
+@dataclass(slots=True)
+class Context:
+    """Returns the question (config, facts, target), what was found on the way, and the answer so far.
+
+    Attributes:
+        excluded: node name -> the rule that leaves it float.
+        labels: node name -> how its points are called; unique.
+        of_value: node name -> the decision about the value it produces.
+        effect: (rule, role) pairs that changed something; ``exclude`` counts by its own name.
+    """
+
+    config: QuantConfig
+    facts: ModelFacts
+    target: Target
+    matches: Matches
+    excluded: Mapping[str, int]
+    chains: Chains
+    groups: Groups
+    legality: Legality
+    labels: Mapping[str, str]
+    of_value: dict[str, Decision] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+    notes: dict[str, None] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+
+    def rules(self, *names: str) -> tuple[int, ...]:
+        """Returns the rules that match any of these nodes, in rule order."""
+        if len(names) == 1:
+            return self.matches.of_node.get(names[0], ())
+        return tuple(sorted({rule for name in names for rule in self.matches.of_node.get(name, ())}))
+
+    def rule_text(self, number: int) -> str:
+        """Returns how people are told about a rule."""
+        return rule_text(number, self.config.rules[number])
+
+    def note(self, text: str) -> None:
+        """Adds a note, once."""
+        self.notes[text] = None
+
+    def why_excluded(self, name: str) -> str:
+        """Returns why an excluded node is float."""
+        return f"excluded by {self.rule_text(self.excluded[name])}"
+
+    def why_kind(self, node: NodeFacts) -> str:
+        """Returns why an operation that the target does not quantize is float."""
+        if node.kind == "norm_part":
+            return f"part of a normalization written by hand, computed in float on target {self.target.name}"
+        if node.kind == "other" and node.origins and node.origins[0].aten:
+            return f"{node.origins[0].aten} is computed in float on target {self.target.name}"
+        return f"{node.kind} is computed in float on target {self.target.name}"
+
+    def unique(self, name: str) -> str:
+        """Returns ``name``, or with a number when a point is called so already."""
+        candidate, count = name, 1
+        while candidate in self.taken:
+            count += 1
+            candidate = f"{name}#{count}"
+        self.taken.add(candidate)
+        return candidate
+
+    def leave_float(self, point: Point, why: str, chained: Chained | None = None) -> Decision:
+        """Returns the decision, now recorded, that a tensor stays float."""
+        reasons = chained.reasons if chained is not None else {}
+        return self.record(Decision(point=point, spec=None, reasons=reasons, why_float=why))
+
+    def quantize(
+        self, point: Point, chained: Chained, relation: Relation | None = None, redundant: bool = False
+    ) -> Decision:
+        """Returns the decision, now recorded, that a tensor gets a spec."""
+        decision = Decision(
+            point=point, spec=chained.spec, reasons=chained.reasons, relation=relation, redundant=redundant
+        )
+        return self.record(decision)
+
+    def record(self, decision: Decision) -> Decision:
+        """Returns the decision it recorded."""
+        self.decisions.append(decision)
+        return decision
+
+
+def unique_labels(facts: ModelFacts) -> dict[str, str]:
+    """Returns how the points of every node are called: its label, and ``label/node`` when several nodes share it."""
+    count = Counter(node.label for node in facts.nodes)
+    return {node.name: node.label if count[node.label] == 1 else f"{node.label}/{node.name}" for node in facts.nodes}
+
+
+def float_format(chained: Chained) -> str | None:
+    """Returns why a spec with format float32 leaves its tensor float, or None."""
+    if chained.spec.format != "float32":
+        return None
+    return f"format float32 ({chained.why('format')})"
+
+
+def is_cast(chained: Chained) -> bool:
+    """Returns whether a spec is a cast to a narrower float format."""
+    return chained.spec.format in FLOAT_FORMATS and chained.spec.format != "float32"
+
+
+def fill_axis(chains: Chains, chained: Chained, role: Role, axis: int | None, what: str) -> Chained:
+    """Returns the spec with the axis of its granularity filled in, when it has one and nobody chose it."""
+    granularity = chained.spec.granularity
+    if granularity is None or granularity.axis is not None or granularity.kind in ("per_tensor", "per_token"):
+        return chained
+    if axis is None:
+        return chained
+    return chains.set(chained, "granularity", granularity.model_copy(update={"axis": axis}), f"{what} is axis {axis}")

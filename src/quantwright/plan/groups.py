@@ -1,0 +1,211 @@
+"""Groups: which operations are quantized together, at which node, and which values are quantized at all.
+
+A group is an operation (its *head*) and what is fused behind it. Spec vai_q_pytorch 4.3, for every target:
+
+    - a ``fuse`` operation or pure data movement joins the operation it reads when that has no other reader;
+    - the group is quantized once, at its *host*: its last node that is not pure data movement;
+    - with ``join: output``, a group whose last node only a concat reads is quantized by that concat.
+
+A ``share`` operation, and data movement or a grid-keeping ``fuse`` operation that joined nothing, form a sharing group:
+they pass on the grid of their first input. Excluded nodes never share a group with nodes that are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from quantwright.config import kinds
+from quantwright.plan.facts import ModelFacts, NodeFacts
+from quantwright.targets import Handling, Target
+
+
+@dataclass(slots=True)
+class Group:
+    """Returns nodes that are quantized together.
+
+    Attributes:
+        handling: what the target does with the head; ``float`` when the head is excluded.
+        members: node names in execution order, the head first.
+        host: where the quantizer sits.
+        cast: the output is cast to a float format, alone (spec vai_q_pytorch 3.7).
+        wanted: something that computes on integers reads it.
+        active: it is quantized for its own sake, whoever reads it.
+        absorbed_by: the concat that quantizes it, with ``join: output``.
+    """
+
+    handling: Handling
+    members: list[str]
+    host: str
+    excluded: bool = False
+    cast: bool = False
+    wanted: bool = False
+    active: bool = False
+    absorbed_by: str | None = None
+
+    @property
+    def head(self) -> str:
+        """Returns the operation the group begins with."""
+        return self.members[0]
+
+    @property
+    def quantized(self) -> bool:
+        """Returns whether the group's value is quantized (a sharing group: whether its source should be)."""
+        return self.cast or ((self.active or self.wanted) and self.absorbed_by is None)
+
+
+@dataclass(slots=True)
+class Groups:
+    """Returns the groups of a model, in execution order, and the group of every node."""
+
+    facts: ModelFacts
+    target: Target
+    excluded: Collection[str]
+    cast: Collection[str]
+    groups: list[Group] = field(default_factory=list)
+    of_node: dict[str, Group] = field(default_factory=dict)
+    readers: dict[str, int] = field(default_factory=dict)
+    order: dict[str, int] = field(default_factory=dict)
+
+    def handling(self, node: NodeFacts) -> Handling:
+        """Returns what happens to a node: what the target says, ``float`` when it is excluded."""
+        return "float" if node.name in self.excluded else self.target.handling(node.kind)
+
+    def source(self, node: NodeFacts) -> Group | None:
+        """Returns the group whose grid a sharing node passes on."""
+        return self.of_node.get(node.inputs[0]) if node.inputs else None
+
+    def consumers(self, group: Group) -> list[NodeFacts]:
+        """Returns what computes on the group's value, in execution order, looking through sharing groups."""
+        found: dict[str, NodeFacts] = {}
+        waiting, seen = [group], {group.head}
+        while waiting:
+            current = waiting.pop()
+            for name in (user for member in current.members for user in self.facts.node(member).users):
+                node, its_group = self.facts.node(name), self.of_node.get(name)
+                if self.handling(node) in ("compute", "join"):
+                    found[name] = node
+                elif its_group is not None and its_group.handling == "share" and its_group.head not in seen:
+                    seen.add(its_group.head)
+                    waiting.append(its_group)
+        return sorted(found.values(), key=lambda node: self.order[node.name])
+
+
+def form_groups(
+    facts: ModelFacts, target: Target, excluded: Collection[str] = (), cast: Collection[str] = ()
+) -> Groups:
+    """Returns the groups of a model, with what is decided about each.
+
+    Args:
+        excluded: nodes that rules leave float.
+        cast: nodes whose output is cast to a float format; they stay alone.
+    """
+    made = Groups(facts=facts, target=target, excluded=excluded, cast=cast)
+    made.order = {node.name: index for index, node in enumerate(facts.nodes)}
+    ends = _hidden_ends(facts)
+    for node in facts.nodes:
+        made.readers[node.name] = len(node.users) + (node.name in ends)
+    for node in facts.nodes:
+        if not node.is_float or node.kind == kinds.OUTPUT:
+            continue
+        parent = made.of_node.get(node.inputs[0]) if node.inputs else None
+        if parent is not None and _joins(made, node, parent):
+            parent.members.append(node.name)
+            if node.kind not in kinds.MOVEMENT:
+                parent.host = node.name
+            made.of_node[node.name] = parent
+        else:
+            _begin(made, node)
+    _find_absorbed(made)
+    _find_active(made)
+    _find_wanted(made)
+    return made
+
+
+def _hidden_ends(facts: ModelFacts) -> set[str]:
+    """Returns the network's outputs that no ``output`` node reads: being returned counts as a reader."""
+    return {
+        name
+        for name in facts.outputs
+        if not any(facts.node(user).kind == kinds.OUTPUT for user in facts.node(name).users)
+    }
+
+
+def _joins(made: Groups, node: NodeFacts, parent: Group) -> bool:
+    """Returns whether ``node`` is quantized together with what it reads."""
+    movement = node.kind in kinds.MOVEMENT and made.target.handling(node.kind) != "float"
+    if not movement and made.target.handling(node.kind) != "fuse":
+        return False
+    if len(set(node.inputs)) != 1 or made.readers[node.inputs[0]] != 1:
+        return False
+    if node.name in made.cast or parent.cast or parent.handling == "share":
+        return False
+    if parent.excluded != (node.name in made.excluded):
+        return False
+    # the inputs of a concat with shared scales use the scale of its own output, not of what a clamp leaves of it
+    return movement or parent.handling != "join" or made.target.join == "output"
+
+
+def _begin(made: Groups, node: NodeFacts) -> None:
+    """Begins a group with ``node``."""
+    handling = made.handling(node)
+    if handling == "fuse":
+        handling = "share" if node.keeps_grid else "float"
+    if handling == "share" and not node.inputs:
+        handling = "float"
+    group = Group(
+        handling=handling,
+        members=[node.name],
+        host=node.name,
+        excluded=node.name in made.excluded,
+        cast=node.name in made.cast,
+    )
+    made.groups.append(group)
+    made.of_node[node.name] = group
+
+
+def _find_absorbed(made: Groups) -> None:
+    """Marks groups that a concat quantizes: it alone reads their last node (spec vai_q_pytorch 4.3)."""
+    if made.target.join != "output":
+        return
+    for group in made.groups:
+        last = made.facts.node(group.members[-1])
+        if made.readers[last.name] == 1 and last.users and not group.cast:
+            reader = made.facts.node(last.users[0])
+            if made.handling(reader) == "join" and reader.name not in made.cast:
+                group.absorbed_by = reader.name
+
+
+def _find_active(made: Groups) -> None:
+    """Marks groups that are quantized for their own sake, in execution order: grids are passed on."""
+    for group in made.groups:
+        node = made.facts.node(group.head)
+        if group.handling == "compute" or (group.handling == "join" and made.target.join == "output"):
+            group.active = True
+        elif group.handling == "share":
+            source = made.source(node)
+            group.active = source is not None and source.active
+        elif group.handling == "join":
+            group.active = any(made.of_node[name].active for name in node.inputs if name in made.of_node)
+
+
+def _find_wanted(made: Groups) -> None:
+    """Marks groups that something computing on integers reads, against execution order."""
+    for node in reversed(made.facts.nodes):
+        if _wants(made, node):
+            for name in node.inputs:
+                group = made.of_node.get(name)
+                if group is not None and group is not made.of_node.get(node.name):
+                    group.wanted = True
+
+
+def _wants(made: Groups, node: NodeFacts) -> bool:
+    """Returns whether ``node`` reads its inputs as integers, or passes them to something that does."""
+    handling, group = made.handling(node), made.of_node.get(node.name)
+    if handling == "compute":
+        return made.target.quantize_before_compute
+    if node.name in made.cast:
+        return False
+    if handling == "join":
+        return made.target.join == "output" or (group is not None and (group.active or group.wanted))
+    return group is not None and group.handling == "share" and group.wanted

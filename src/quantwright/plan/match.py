@@ -1,0 +1,286 @@
+"""Matching: which nodes each rule is about.
+
+What a rule's words mean, precisely:
+
+    type      A full type (``torch.nn.modules.conv.Conv2d``), its public spelling (``torch.nn.Conv2d``, ``nn.Conv2d``),
+              its last word (``Conv2d``) or a glob over any of these; case-sensitive. The type of the module that made
+              the node, or of any module around it: ``BasicBlock`` covers everything inside every basic block.
+    name      A module path, a glob or ``re:`` regular expression (whole match) over module paths: of the module that
+              made the node or any module around it, under any of its names if it is tied. So ``layer4`` covers
+              everything inside layer4, and ``layer4.*`` too except what layer4's own ``forward`` computes. A name
+              without glob characters is a module path first; only if no module has that path it is the name of a graph
+              node or its torch.fx name. Globs and ``re:`` look at module paths, node names and torch.fx names at once.
+    function  A kind (``cat``, ``input`` for the network's inputs), torch function (``torch.cat``, ``cat``,
+              ``torch.nn.functional.relu``) or ATen operator (``aten.cat``, ``aten.cat.default``), or a glob over these.
+
+All given words must hold for the same origin of a node; a node that passes merged keeps several origins, and one that
+fits is enough. Patterns are looked up in tables of distinct words, never node by node.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from quantwright.config.config import Match, Rule
+from quantwright.errors import Problem
+from quantwright.plan.facts import ModelFacts, NodeFacts, Origin
+
+_GLOB = re.compile(r"[*?\[]")
+_LITERAL = re.compile(r"\[[^\]]*\]|[*?]")
+_FUNCTION_HOMES = re.compile(r"^((torch\.)?(ops|nn\.functional|Tensor)\.|torch\.|operator\.|F\.)")
+_NO_ORIGIN = Origin(module_path="", module_type="", function="")
+_NEAR_MISSES_FOR = 20  # rules; near misses are slow to find in a large model
+
+Table = Mapping[str, "set[int]"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matches:
+    """Returns which rules match which nodes.
+
+    Attributes:
+        of_rule: per rule, the matched node names in execution order.
+        of_node: node name -> indices of the rules that match it, in rule order.
+        problems: one for every rule that matches nothing and may not.
+        warnings: the same for rules that may.
+    """
+
+    of_rule: tuple[tuple[str, ...], ...]
+    of_node: Mapping[str, tuple[int, ...]]
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def match_rules(rules: Sequence[Rule], facts: ModelFacts) -> Matches:
+    """Returns the nodes of every rule, and what there is to say about rules that match nothing."""
+    index = _Index.of(facts)
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    of_rule: list[tuple[str, ...]] = []
+    of_node: dict[str, list[int]] = defaultdict(list)
+    for number, rule in enumerate(rules):
+        fault = _bad_regex(rule.match.name)
+        of_rule.append(() if fault else index.nodes(rule.match))
+        for name in of_rule[-1]:
+            of_node[name].append(number)
+        if fault:
+            problems.append(rule_problem("regex", number, rule, fault, "correct the text after 're:'"))
+            continue
+        if of_rule[-1]:
+            continue
+        message, fix = _unmatched(rule, facts, index, len(problems) < _NEAR_MISSES_FOR)
+        if rule.if_unmatched == "warn":
+            warnings.append(f"{rule_text(number, rule)} {message}; ignored")
+        else:
+            problems.append(rule_problem("rule_matches_nothing", number, rule, message, fix))
+    return Matches(
+        of_rule=tuple(of_rule),
+        of_node={name: tuple(numbers) for name, numbers in of_node.items()},
+        problems=tuple(problems),
+        warnings=tuple(warnings),
+    )
+
+
+def rule_text(number: int, rule: Rule) -> str:
+    """Returns how people are told about a rule: ``rule 2 (type Conv2d) (my.yaml:14)``."""
+    source = rule.source
+    place = f" ({source.file}{f':{source.line}' if source.line else ''})" if source.file else ""
+    return (source.text or f"rule {number + 1} ({rule.match})") + place
+
+
+def rule_problem(code: str, number: int, rule: Rule, message: str, fix: str | None) -> Problem:
+    """Returns a problem that points at a rule."""
+    source = rule.source
+    return Problem(
+        code=code,
+        message=f"{source.text or f'rule {number + 1} ({rule.match})'} {message}",
+        path=source.path or f"rules[{number}]",
+        file=source.file,
+        line=source.line,
+        value=str(rule.match),
+        fix=fix,
+    )
+
+
+def _bad_regex(name: str | None) -> str | None:
+    """Returns what is wrong with the regular expression of a name, or None."""
+    try:
+        re.compile((name or "").removeprefix("re:") if (name or "").startswith("re:") else "")
+    except (re.error, RecursionError, OverflowError) as error:
+        return f"has no regular expression after 're:': {error}"
+    return None
+
+
+def spellings(module_type: str) -> tuple[str, ...]:
+    """Returns the ways to write a module type: full, public (for torch's own) and its last word."""
+    short = module_type.rpartition(".")[2]
+    if module_type.startswith("torch.nn.modules."):
+        return module_type, f"torch.nn.{short}", f"nn.{short}", short
+    return (module_type, short) if short != module_type else (module_type,)
+
+
+@dataclass(slots=True)
+class _Index:
+    """Returns tables from distinct words to the origins that carry them; origins are numbered over all nodes."""
+
+    names: tuple[str, ...] = ()
+    node_of: list[int] = field(default_factory=list)  # origin -> node
+    types: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    paths: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    nodes_by_name: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    functions: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    cache: dict[Match, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, facts: ModelFacts) -> _Index:
+        index = cls(names=tuple(node.name for node in facts.nodes))
+        for number, node in enumerate(facts.nodes):
+            if node.kind == "output":
+                continue
+            for origin in node.origins or (_NO_ORIGIN,):
+                index._add(number, node, origin)
+        return index
+
+    def _add(self, number: int, node: NodeFacts, origin: Origin) -> None:
+        at = len(self.node_of)
+        self.node_of.append(number)
+        for module_type in {origin.module_type, *(kind for _, kind in origin.parents)} - {""}:
+            self.types[module_type].add(at)
+        for path in _paths(origin):
+            self.paths[path].add(at)
+        for name in {node.name, origin.fx_name} - {""}:
+            self.nodes_by_name[name].add(at)
+        for name in _functions(node, origin):
+            self.functions[name].add(at)
+
+    def nodes(self, match: Match) -> tuple[str, ...]:
+        """Returns the names of the nodes a match is about, in execution order."""
+        if match not in self.cache:
+            found = set.intersection(*(self.find(key, pattern) for key, pattern in _conditions(match)))
+            self.cache[match] = tuple(self.names[i] for i in sorted({self.node_of[at] for at in found}))
+        return self.cache[match]
+
+    def find(self, key: str, pattern: str) -> set[int]:
+        """Returns the origins that fit one condition: ``type``, ``name`` or ``function``."""
+        if key == "type":
+            return self.by_type(pattern)
+        return self.by_name(pattern) if key == "name" else self.by_function(pattern)
+
+    def by_type(self, pattern: str) -> set[int]:
+        test = _tester(pattern)
+        return _union(self.types, (kind for kind in self.types if any(test(word) for word in spellings(kind))))
+
+    def by_name(self, pattern: str) -> set[int]:
+        if pattern.startswith("re:"):
+            whole = re.compile(pattern[3:]).fullmatch
+            return _union(self.paths, filter(whole, self.paths)) | _union(
+                self.nodes_by_name, filter(whole, self.nodes_by_name)
+            )
+        if not _GLOB.search(pattern):
+            return self.paths.get(pattern) or self.nodes_by_name.get(pattern) or set()
+        found = _glob(pattern, self.paths)
+        return found | _glob(pattern, self.nodes_by_name)
+
+    def by_function(self, pattern: str) -> set[int]:
+        test = _tester(_plain_function(pattern))
+        return _union(self.functions, filter(test, self.functions))
+
+
+def _paths(origin: Origin) -> set[str]:
+    """Returns every module path an origin lies in: its own, those around it, and the same under its other names."""
+    found = {origin.module_path, *(path for path, _ in origin.parents)}
+    for alias in origin.aliases:
+        parts = alias.split(".")
+        found.update(".".join(parts[: end + 1]) for end in range(len(parts)))
+    return found - {""}
+
+
+def _functions(node: NodeFacts, origin: Origin) -> set[str]:
+    aten = origin.aten.replace("::", ".")
+    base = ".".join(aten.split(".")[:2]) if aten.startswith("aten.") else aten
+    words = {node.kind, _plain_function(origin.function), aten, base, base.removeprefix("aten.")}
+    return words - {""}
+
+
+def _plain_function(text: str) -> str:
+    """Returns ``cat`` for torch.cat, ``aten.cat.default`` for torch.ops.aten.cat.default, ``add`` for add_."""
+    plain = _FUNCTION_HOMES.sub("", text.replace("::", "."))
+    return plain.rstrip("_") or plain
+
+
+def _tester(pattern: str) -> Callable[[str], bool]:
+    """Returns the test of a word against a pattern: equal, or fitting the glob."""
+    if not _GLOB.search(pattern):
+        return pattern.__eq__
+    whole = re.compile(fnmatch.translate(pattern)).match
+    return lambda word: whole(word) is not None
+
+
+def _union(table: Table, keys: Iterable[str]) -> set[int]:
+    found: set[int] = set()
+    for key in keys:
+        found |= table[key]
+    return found
+
+
+def _glob(pattern: str, table: Table) -> set[int]:
+    """Returns the origins under keys that fit a glob; keys without its longest literal part are passed over quickly."""
+    literal = max(_LITERAL.split(pattern), key=len)
+    whole = re.compile(fnmatch.translate(pattern)).match
+    return _union(table, (key for key in table if literal in key and whole(key)))
+
+
+def _conditions(match: Match) -> list[tuple[str, str]]:
+    """Returns the given conditions of a match: ("type", "Conv2d") ..."""
+    parts = (("type", match.type), ("name", match.name), ("function", match.function))
+    return [(key, pattern) for key, pattern in parts if pattern is not None]
+
+
+def _unmatched(rule: Rule, facts: ModelFacts, index: _Index, near: bool) -> tuple[str, str | None]:
+    """Returns what is wrong with a rule that matches no node, and what to do about it."""
+    for key, pattern in _conditions(rule.match):
+        if index.find(key, pattern):
+            continue
+        gone = _gone(key, pattern, facts)
+        if gone:
+            return gone, "remove the rule"
+        words = _words(key, index, facts)
+        misses = _near(pattern, words) if near else []
+        if misses:
+            return "matches no operation of the model", f"did you mean {' or '.join(misses)}?"
+        return "matches no operation of the model", f"the model has, for example: {', '.join(sorted(words)[:8])}"
+    return "matches no operation: each condition fits some, but none fits all at once", "drop one of the conditions"
+
+
+def _gone(key: str, pattern: str, facts: ModelFacts) -> str | None:
+    """Returns the message for a module that the model has but of which no operation is left, or None."""
+    test = _tester(pattern)
+    for path, kind in facts.module_paths:
+        words = spellings(kind) if key == "type" else (path,) if key == "name" and path else ()
+        if any(map(test, words)):
+            return f"matches no operation: of '{path}' ({spellings(kind)[-1]}) nothing is left in the graph"
+    return None
+
+
+def _words(key: str, index: _Index, facts: ModelFacts) -> set[str]:
+    """Returns the words that would have matched something."""
+    if key == "type":
+        return {spellings(kind)[-1] for kind in index.types}
+    if key == "name":
+        return {path for path, _ in facts.module_paths if path} | set(index.paths) | set(index.nodes_by_name)
+    return set(index.functions)
+
+
+def _near(pattern: str, words: set[str]) -> list[str]:
+    lowered: dict[str, str] = {}
+    for word in sorted(words):
+        lowered.setdefault(word.lower(), word)
+    wanted = pattern.removeprefix("re:").lower()
+    wanted = wanted.rpartition(".")[2] if wanted.startswith(("torch.", "nn.")) else wanted
+    close = difflib.get_close_matches(wanted, list(lowered), n=3, cutoff=0.6)
+    return [f"'{lowered[word]}'" for word in close]

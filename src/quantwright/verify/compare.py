@@ -1,0 +1,175 @@
+"""Differences in integer steps: the unit in which simulation and exported file are compared, point by point."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantwright.config.spec import Granularity
+from quantwright.fakequant.fixed import Quantizer
+from quantwright.numerics import affine
+from quantwright.numerics.granularity import broadcast, group_view
+
+_MANTISSA = {"float16": 10, "bfloat16": 7, "float32": 23}  # stored bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """Returns one differing value: where it is, and both numbers.
+
+    Units:
+        lsb: integer steps of the point.
+    """
+
+    point: str
+    batch: int
+    index: tuple[int, ...]
+    simulated: float
+    exported: float
+    lsb: float
+
+    def __str__(self) -> str:
+        at = ", ".join(map(str, self.index))
+        return (
+            f"{self.point} [{at}] of batch {self.batch}: simulated {self.simulated:.9g}, exported {self.exported:.9g} "
+            f"({self.lsb:.3g} LSB)"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointReport:
+    """Returns how one point compares.
+
+    Attributes:
+        differing, max_lsb, mean_lsb: exported against simulated, differences of earlier points included.
+        local_differing, local_max_lsb: the same when this point is computed from the *exported* values of the points
+            before it: what this one step of the network adds.
+        sqnr_db: float against simulated; infinite when they are equal.
+    """
+
+    point: str
+    values: int
+    differing: int
+    max_lsb: float
+    mean_lsb: float
+    local_differing: int
+    local_max_lsb: float
+    sqnr_db: float
+
+
+@dataclass(slots=True)
+class Power:
+    """Returns signal and noise power, summed over batches."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, reference: Tensor, other: Tensor) -> None:
+        """Adds one batch; what is not finite in both is left out."""
+        a, b = reference.double(), other.double()
+        both = a.isfinite() & b.isfinite()
+        if not bool(both.all()):
+            a, b = a[both], b[both]
+        self.signal += float(a.square().sum())
+        self.noise += float((a - b).square().sum())
+
+    @property
+    def db(self) -> float:
+        """Returns the signal to noise ratio in decibel."""
+        if self.noise == 0:
+            return math.inf
+        return 10 * math.log10(max(self.signal, 1e-300) / self.noise)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Returns the differences of two tensors in steps, summed over batches."""
+
+    values: int = 0
+    differing: int = 0
+    max_lsb: float = 0.0
+    sum_lsb: float = 0.0
+    max_abs: float = 0.0
+
+    def add(self, simulated: Tensor, exported: Tensor, step: Tensor | None) -> Tensor:
+        """Returns the differences in steps (absolute ones when there is no step) after counting them.
+
+        Shapes:
+            step: broadcasts against both. Result: as the tensors, float64.
+        """
+        gap = difference(simulated, exported)
+        steps = gap if step is None else gap / step.double()
+        self.values += gap.numel()
+        self.differing += int(torch.count_nonzero(gap))
+        if gap.numel():
+            self.max_abs = max(self.max_abs, float(gap.max()))
+            self.max_lsb = max(self.max_lsb, float(steps.max()))
+            self.sum_lsb += float(steps.sum())
+        return steps
+
+    @property
+    def mean_lsb(self) -> float:
+        """Returns the mean difference in steps."""
+        return self.sum_lsb / self.values if self.values else 0.0
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """Returns |a - b| in float64: 0 where both are the same infinity or both NaN, infinite where only one is finite."""
+    gap = (a.double() - b.double()).abs_()
+    if bool(gap.isfinite().all()):
+        return gap
+    same = (a == b) | (a.isnan() & b.isnan())
+    return torch.where(same, torch.zeros_like(gap), gap.nan_to_num_(nan=math.inf))
+
+
+def step_of(quantizer: Quantizer, value: Tensor) -> Tensor:
+    """Returns the size of one step of a point, broadcastable against its value.
+
+    For float formats a step is the spacing of the format at the value (at 2**-10 of the largest value and above).
+
+    Units:
+        float per integer step.
+    """
+    spec = quantizer.spec
+    g = spec.granularity or Granularity()
+    if not spec.is_integer:
+        size = value.double().abs()
+        size = size.clamp_(min=float(size.max()) * 2.0**-10 if size.numel() else 0.0).clamp_(min=1e-300)
+        return torch.exp2(size.log2().floor() - _MANTISSA[spec.format or "float32"])
+    if quantizer.dynamic:
+        top_G = group_view(value, g).double().abs().amax(1).clamp_(min=1e-300)
+        return broadcast(top_G / spec.qmax, value.shape, g)
+    one = quantizer.qparams
+    if one is None:
+        return torch.ones((), dtype=torch.float64)
+    _, step_G = affine._scales(one, g, quantizer.arithmetic)
+    return broadcast(step_G.double(), value.shape, g)
+
+
+def first_difference(
+    point: str, batch: int, steps: Tensor, simulated: Tensor, exported: Tensor
+) -> Divergence | None:
+    """Returns the first differing value in memory order, or None."""
+    places = torch.nonzero(steps, as_tuple=False)
+    if not len(places):
+        return None
+    index = tuple(int(i) for i in places[0])
+    return Divergence(
+        point=point, batch=batch, index=index, simulated=float(simulated[index]), exported=float(exported[index]),
+        lsb=float(steps[index]),
+    )  # fmt: skip
+
+
+def finite_or_text(value: Any) -> Any:
+    """Returns ``value`` for JSON: infinities and NaN become text, which JSON has no number for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "inf" if value > 0 else ("-inf" if value < 0 else "nan")
+    if isinstance(value, dict):
+        return {key: finite_or_text(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_text(item) for item in value]
+    return value
