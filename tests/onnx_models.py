@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,25 +33,38 @@ def spec(base: QuantSpec = BASE_SPEC, **fields: Any) -> QuantSpec:
     return QuantSpec(**fields).over(base)
 
 
-def plan_for(facts: ModelFacts, weight: QuantSpec | None, activation: QuantSpec | None, bias: QuantSpec | None) -> Plan:
+Choice = QuantSpec | None | Callable[[NodeFacts], "QuantSpec | None"]
+"""One spec for all, or one per node; None leaves float."""
+
+
+def choose(choice: Choice, node: NodeFacts) -> QuantSpec | None:
+    """Returns the spec of a node."""
+    return choice(node) if callable(choice) else choice
+
+
+def plan_for(facts: ModelFacts, weight: Choice, activation: Choice, bias: Choice) -> Plan:
     """Returns a plan: inputs, compute outputs (at a following relu), parameters; movement and max pools redundant."""
     decisions: dict[str, Decision] = {}
     placed: dict[str, str] = {}  # node -> point whose grid its value is on
     by_name = {node.name: node for node in facts.nodes}
     for node in facts.nodes:
-        if activation is None or not node.is_float or node.name == "output":
+        chosen = choose(activation, node) if node.is_float else None
+        if chosen is None:
             continue
         feeding = placed.get(node.inputs[0]) if node.inputs else None
         point = Point(name=f"{node.name}:output", role="output", node=node.name, tensor=node.name)
         fused = len(node.users) == 1 and by_name[node.users[0]].kind in ("relu", "relu6")
         if node.kind == "input" or (node.kind in COMPUTE and not fused) or (node.kind in ("relu", "relu6")):
-            decisions[point.name] = Decision(point=point, spec=activation)
+            decisions[point.name] = Decision(point=point, spec=chosen)
             placed[node.name] = point.name
         elif node.keeps_grid and feeding is not None:
-            decisions[point.name] = Decision(point=point, spec=activation, relation=SameAs(point=feeding), redundant=True)
+            same = decisions[feeding].spec
+            relation = SameAs(point=feeding)
+            decisions[point.name] = Decision(point=point, spec=same, relation=relation, redundant=True)
             placed[node.name] = point.name
     for node in facts.nodes:
-        _parameters(node, placed, decisions, weight, bias)
+        if node.weight is not None:
+            _parameters(node, placed, decisions, choose(weight, node), choose(bias, node))
     return Plan(model=facts.name, target="hand", decisions=tuple(decisions.values()))
 
 
@@ -81,9 +95,9 @@ def prepared(
     model: nn.Module,
     example: Any,
     *,
-    weight: QuantSpec | None = WEIGHT,
-    activation: QuantSpec | None = ACTIVATION,
-    bias: QuantSpec | None = BIAS,
+    weight: Choice = WEIGHT,
+    activation: Choice = ACTIVATION,
+    bias: Choice = BIAS,
     arithmetic: str = "divide",
 ) -> PreparedModel:
     """Returns the model, captured, planned by hand and calibrated on ``example``."""
@@ -113,3 +127,29 @@ class Residual(nn.Module):
         z = self.point(self.depthwise(y).relu()) + y
         z = torch.cat([z, torch.nn.functional.max_pool2d(y, 3, 1, 1)], 1)
         return self.head(z.mean((2, 3)))
+
+
+class Branches(nn.Module):
+    """Independent networks side by side: a dict of inputs gives a dict of outputs with the same keys."""
+
+    def __init__(self, branches: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.branch = nn.ModuleDict(branches)
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """Returns the output of every branch."""
+        return {name: branch(inputs[name]) for name, branch in self.branch.items()}
+
+
+class Call(nn.Module):
+    """A network that is one function of its input, with modules as its attributes."""
+
+    def __init__(self, function: Callable[..., Any], **modules: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Returns what the function returns."""
+        return self.function(self, x)

@@ -19,6 +19,7 @@ from quantwright.config.spec import ROUNDINGS
 from quantwright.errors import DataError, InputError, VerificationError
 
 DIGITS = ROOT / "examples" / "digits"
+QUANTIZE = ["quantize", "m.py:f", "--config", "c", "--data", "d", "--out", "o"]
 MODEL = "from torch import nn\ndef factory():\n    return nn.Linear(4, 2)\n"
 
 
@@ -158,8 +159,8 @@ def test_a_fault_of_ours_says_so_and_shows_the_way(
         (["quantise"], "invalid choice"),
         (["list", "observer"], "invalid choice"),
         (["quantize", "m.py:f"], "--config, --data, --out"),
-        (["quantize", "m.py:f", "--config", "c", "--data", "d", "--out", "o", "--batch-size", "0"], "0 is not positive"),
-        (["quantize", "m.py:f", "--config", "c", "--data", "d", "--out", "o", "--mean", "a,b"], "list of numbers"),
+        ([*QUANTIZE, "--batch-size", "0"], "0 is not positive"),
+        ([*QUANTIZE, "--mean", "a,b"], "list of numbers"),
         (["explain", "m.py:f", "--config", "c", "--input-shape", "1,x,3"], "not a shape"),
         (["explain", "m.py:f", "--config", "c", "--input-shape", "1,3", "--data", "d"], "not allowed with"),
     ],
@@ -171,7 +172,9 @@ def test_usage_errors_are_bad_input(arguments: list[str], says: str, capsys: pyt
     assert code == 2 and says in json.loads(out)["error"]["message"] and err == ""
 
 
-def test_stray_prints_do_not_spoil_the_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stray_prints_do_not_spoil_the_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import quantwright.commands.plugins as plugins
 
     def chatty(_: Any) -> Outcome:
@@ -198,12 +201,14 @@ def test_all_cheap_errors_come_at_once(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("x")
     arguments = [
-        "quantize", f"{tmp_path}/model.py:factori", "--config", f"{tmp_path}/bad.yaml", "--data", f"{tmp_path}/none.npz",
-        "--out", f"{tmp_path}/out", "--eval-data", f"{tmp_path}/none2.npz", "--exporter", "onx", "--std", "0",
+        "quantize", f"{tmp_path}/model.py:factori", "--config", f"{tmp_path}/bad.yaml",
+        "--data", f"{tmp_path}/none.npz", "--out", f"{tmp_path}/out",
+        "--eval-data", f"{tmp_path}/none2.npz", "--exporter", "onx", "--std", "0",
     ]  # fmt: skip
     code, out, err = call(*arguments, capsys=capsys)
     says = ["unknown key 'rulez'", "no 'factori'", "did you mean 'factory'", "none.npz: no such file", "none2.npz",
-            "thesis.tex", "--eval-data has no effect without --eval", "did you mean 'onnx'", "must be positive"]  # fmt: skip
+            "thesis.tex", "--eval-data has no effect without --eval", "did you mean 'onnx'",
+            "--std has no effect"]  # fmt: skip
     assert code == 2 and out == "" and [word for word in says if word not in err] == []
     code, out, _ = call(*arguments, "--json", capsys=capsys)
     document = json.loads(out)["error"]

@@ -1,4 +1,4 @@
-"""The native language: everything it can say, every mistake it catches (all at once), and reading back what it writes."""
+"""The native language: everything it can say, every mistake it catches (all at once), reading back what it writes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ rules:
   - match: {name: "re:layer[0-9]+", function: add}
     exclude: true
     if_unmatched: warn
-optimize: [fold_batchnorm, {cross_layer_equalization: {method: vitis}}, {name: relu6_to_relu, params: {modules_only: true}}]
+optimize:
+  [fold_batchnorm, {cross_layer_equalization: {method: vitis}}, {name: relu6_to_relu, params: {modules_only: true}}]
 refine: [{bias_correction: {}}]
 calibration: {inputs: quantized, batch_qparams: batch}
 """
@@ -154,7 +155,7 @@ def test_all_problems_at_once_with_line_path_and_fix() -> None:
         "default.output.format": (6, "format", "write int8 or uint8"),
         "default.output.observer.percentil": (6, "unknown_key", "did you mean 'percentile'?"),
         "default.output.min_scale": (6, "type", "write 0.1 without quotes"),
-        "default.output.statistic": (6, "value", "did you mean 'median'?"),
+        "default.output.statistic": (6, "value", "did you mean 'median'"),
         "default.bias": (7, "type", "write {format: int8}"),
         "default.input.granularity": (8, "missing_key", "add kind"),
         "default.input.observer": (8, "missing_key", "{name:"),
@@ -251,7 +252,7 @@ SPEC = st.builds(
     format=st.none() | INTEGER | st.sampled_from(FLOAT_FORMATS),
     granularity=st.none() | st.builds(Granularity, kind=st.sampled_from(["per_tensor", "per_token"]))
     | st.builds(Granularity, kind=st.just("per_channel"), axis=st.none() | st.integers(-4, 4))
-    | st.builds(Granularity, kind=st.just("per_group"), axis=st.none() | st.integers(0, 3), group_size=st.integers(1, 999)),
+    | st.builds(Granularity, kind=st.just("per_group"), axis=st.integers(0, 3), group_size=st.integers(1, 999)),
     symmetric=st.none() | st.booleans(),
     narrow_range=st.none() | st.booleans(),
     scale=st.sampled_from([None, "float", "power_of_two", "derived"]),

@@ -24,7 +24,6 @@ from quantwright.numerics.qparams import QParams
 from quantwright.observers import Observer
 
 
-
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """The tensors are small: more threads only wait for each other."""

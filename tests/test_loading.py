@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import zipfile
 from pathlib import Path
 
@@ -75,6 +74,9 @@ used_up = iter([torch.ones(2, 4)])
 """
 
 
+KINDS = ["npy", "npz", "packed", "safetensors"]
+
+
 def line_of(text: str) -> int:
     return next(number for number, line in enumerate(CODE.splitlines(), 1) if text in line)
 
@@ -125,7 +127,7 @@ def test_a_module_reference_sees_the_current_folder(tmp_path: Path, monkeypatch:
     [
         ("factry", ["there is no 'factry' in it", "did you mean 'factory'"]),
         ("needs", ["cannot be called without arguments", "argument"]),
-        ("broken", ["KeyError: 'missing'", f'.py:{line_of("weights[")}: ', 'return weights["missing"]']),
+        ("broken", ["KeyError: 'missing'", f".py:{line_of('weights[')}: ", 'return weights["missing"]']),
         ("returns_class", ["returns the class Net"]),
         ("returns_text", ["returns a str", "torch.nn.Module"]),
     ],
@@ -212,7 +214,8 @@ def test_a_data_loader_is_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_wrong_data_code_is_explained(code: Path) -> None:
     with pytest.raises(DataError, match="one Tensor, not an iterable of batches"):
         load_data(f"{code}:one_tensor")
-    with pytest.raises(DataError, match=rf"\.py:{line_of('raise OSError')}: .*failed giving its batches: OSError: the disk went away"):
+    line = line_of("raise OSError")
+    with pytest.raises(DataError, match=rf"\.py:{line}: .*failed giving its batches: OSError: the disk went away"):
         list(load_data(f"{code}:fails_later"))
     source = load_data(f"{code}:used_up")
     assert len(list(source)) == 1
@@ -222,7 +225,7 @@ def test_wrong_data_code_is_explained(code: Path) -> None:
 
 # -- arrays -----------------------------------------------------------------------------------------------------
 @settings(deadline=None, max_examples=25)
-@given(samples=st.integers(1, 17), size=st.integers(1, 9), kind=st.sampled_from(["npy", "npz", "packed", "safetensors"]))
+@given(samples=st.integers(1, 17), size=st.integers(1, 9), kind=st.sampled_from(KINDS))
 def test_every_sample_comes_once_in_order(
     tmp_path_factory: pytest.TempPathFactory, samples: int, size: int, kind: str
 ) -> None:

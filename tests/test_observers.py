@@ -78,12 +78,9 @@ def test_groups_do_not_influence_each_other(name: str) -> None:
         assert together.qparams().scale[index].item() == pytest.approx(alone.qparams().scale.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("name,symmetric", [(n, s) for n in NAMES for s in (True, False) if s or n != "diffs"])
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.5])
 def test_constants_are_represented(name: str, symmetric: bool, value: float) -> None:
-    if name == "diffs" and not symmetric:
-        pytest.skip("diffs is for symmetric grids; its refusal is tested below")
     what = spec_for(name, symmetric=symmetric)
     observer = make(name, what)
     x = torch.full((1, 8), value)
@@ -267,7 +264,8 @@ def test_diffs_clips_outliers_where_minmax_does_not() -> None:
         observer = make("diffs", scope=scope)
         observer.observe(x)
         scales[scope] = observer.qparams().scale.item()
-    assert scales == {1: 2.0**-3, 5: 2.0**-5}
+    # 2**-4 holds up to 7.94: (9 - 7.94)**2 = 1.1 is less than what halving the step saves, 10_000 * 9.8e-4
+    assert scales == {1: 2.0**-3, 5: 2.0**-4}
 
 
 def test_diffs_over_several_batches_is_independent_of_order_and_near_the_exact_search() -> None:

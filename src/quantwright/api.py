@@ -19,9 +19,11 @@ from quantwright.errors import StateError
 from quantwright.graph.capture import capture
 from quantwright.graph.graph import Graph
 from quantwright.passes import Change
+from quantwright.plan.coverage import coverage
 from quantwright.plan.plan import Plan
 from quantwright.plan.resolve import resolve
 from quantwright.prepare import PreparedModel as Engine
+from quantwright.report.record import RunRecord
 from quantwright.targets import Target
 from quantwright.verify.verify import Verdict, verify
 
@@ -41,7 +43,26 @@ class Decided:
 
 
 class PreparedModel(Engine):
-    """Returns a model with a quantizer at every point of its plan: calibrate, refine, verify, export, save."""
+    """Returns a model with a quantizer at every point of its plan: calibrate, refine, verify, export, save.
+
+    Attributes:
+        record: what the run that made this model did; None until ``quantize`` has finished.
+    """
+
+    record: RunRecord | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what a run record says about the model: names, notes, warnings, coverage, changes."""
+        return {
+            "model": self.graph.name,
+            "target": self.target.name,
+            "dialect": self.config.dialect,
+            "config_notes": self.config.notes,
+            "notes": (*self.graph.notes, *self.plan.notes),
+            "warnings": self.plan.warnings,
+            "coverage": coverage(self.plan),
+            "changes": self.changes,
+        }
 
     def calibrate(self, batches: Iterable[Any], *, progress: Progress | None = None) -> PreparedModel:
         """Returns self, calibrated on ``batches`` (tensors, tuples, dicts or (inputs, labels))."""

@@ -1,13 +1,13 @@
 """The folder of a quantized model: written whole or not at all, read back bit for bit, nothing in it is executed.
 
-    graph.json            the optimised float network (``graph/serialize.py``)
-    model.safetensors     its parameters, as the algorithms left them
-    plan.json             what was decided (``plan/plan_json.py``)
-    qparams.safetensors   what was measured: ``<point>/scale``, ``<point>/zero_point``
-    extra.safetensors     an example input; parameters as they were before algorithms changed them
-    manifest.json         format version, config, changes, and the SHA-256 of every other file but timings.json
-    model.onnx            what the exporter wrote, when there was an export
-    run.json              the record of the run; its timings are in timings.json, so that equal runs give equal files
+graph.json            the optimised float network (``graph/serialize.py``)
+model.safetensors     its parameters, as the algorithms left them
+plan.json             what was decided (``plan/plan_json.py``)
+qparams.safetensors   what was measured: ``<point>/scale``, ``<point>/zero_point``
+extra.safetensors     an example input; parameters as they were before algorithms changed them
+manifest.json         format version, config, changes, and the SHA-256 of every other file but timings.json
+model.onnx            what the exporter wrote, when there was an export
+run.json              the record of the run; its timings are in timings.json, so that equal runs give equal files
 """
 
 from __future__ import annotations

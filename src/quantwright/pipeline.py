@@ -41,6 +41,7 @@ def quantize(
     exporter: str = "onnx",
     export_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    command: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> PreparedModel:
     """Returns the calibrated and refined model; its ``record`` says what was done.
@@ -51,6 +52,7 @@ def quantize(
     Args:
         data: batches for calibration; must be re-iterable when the config refines or ``evaluate`` is asked for.
         evaluate: compare float, simulated and exported on ``eval_data`` (``data`` when not given).
+        command: what was asked, for the record; the calling program decides what is worth keeping.
 
     Raises:
         InputError: config, model or data cannot be used. ExportError, VerificationError: the file is not right.
@@ -66,7 +68,7 @@ def quantize(
         prepared.calibrate(batches, progress=progress)
     with clock.lap("refine"):
         prepared.refine(batches, progress=progress)
-    prepared.record = RunRecord.start(prepared.describe(), seed=seed, device=device)
+    prepared.record = RunRecord.start({**prepared.describe(), "command": dict(command or {})}, seed=seed, device=device)
     held = batches if eval_data is None else _Batches(eval_data, names, device)
     runners = reference_runners(model, prepared) if evaluate else {}
     if out is None:
@@ -77,7 +79,7 @@ def quantize(
             export = prepared.export(folder / FILES[exporter], exporter=exporter, **dict(export_options or {}))
         with clock.lap("verify"):
             few = [batch for _, batch in zip(range(VERIFIED_BATCHES), held, strict=False)]
-            verdict = prepared.verify(folder / FILES[exporter], few, mapping=export.points)
+            verdict = prepared.verify(folder / FILES[exporter], few)
         if runners:
             runners["exported"] = OrtRunner(folder / FILES[exporter]).run
         record = _finish(prepared.record, export, verdict, _rows(runners, held, clock, progress), clock)
@@ -94,14 +96,25 @@ def reference_runners(model: nn.Module | Graph, prepared: PreparedModel) -> dict
                 return prepared.run(batch)
 
         return {"float": run_float, "simulated": prepared.run}
-    training = model.training
-    float_model = model.eval()
+    user_model = model
 
     def run_user(batch: Batch) -> Any:
-        return float_model(*batch.args, **batch.kwargs)
+        with evaluating(user_model):
+            return user_model(*batch.args, **batch.kwargs)
 
-    model.train(training)
     return {"float": run_user, "simulated": prepared.run}
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Yields with every module of ``model`` in eval mode; each gets its own mode back after."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _rows(

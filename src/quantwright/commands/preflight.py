@@ -71,10 +71,10 @@ def look(options: argparse.Namespace) -> Any:
 
 
 def read_config(options: argparse.Namespace) -> Any:
-    """Returns the configuration, read with the dialect and target of the command line."""
+    """Returns the configuration, read with the dialect of the command line; the target is checked on its own."""
     from quantwright.config.load import load_config
 
-    return load_config(options.config, dialect=options.dialect, target=options.target)
+    return load_config(options.config, dialect=options.dialect)
 
 
 def device(name: str) -> str:
@@ -121,7 +121,7 @@ def _image_numbers(options: argparse.Namespace) -> None:
     """Raises InputError for image options that contradict each other or could have no effect."""
     given = [name for name in ("resize", "crop", "mean", "std", "grayscale") if getattr(options, name)]
     sources = [ref for ref in (getattr(options, "data", None), getattr(options, "eval_data", None)) if ref]
-    if given and not any(Path(ref).is_dir() for ref in sources) and all(_exists(ref) for ref in sources):
+    if given and all(_is_no_folder(ref) for ref in sources):
         flags = ", ".join(f"--{name}" for name in given)
         raise InputError(f"{flags} has no effect: the data is not a folder of images", fix=f"leave out {flags}")
     channels = 1 if options.grayscale else 3
@@ -140,5 +140,6 @@ def _image_numbers(options: argparse.Namespace) -> None:
         )  # fmt: skip
 
 
-def _exists(ref: str) -> bool:
-    return Path(ref).exists() or Path(ref.rpartition(":")[0]).exists() or Path(ref).suffix not in reference.ARRAYS
+def _is_no_folder(ref: str) -> bool:
+    """Returns whether a reference is plainly an array file or code, not a folder whose name may be mistyped."""
+    return not Path(ref).is_dir() and (Path(ref).suffix in reference.ARRAYS or ":" in ref)

@@ -25,6 +25,7 @@ def run(options: argparse.Namespace) -> Outcome:
             config,
             calibration,
             out=options.out,
+            target=options.target,
             evaluate=options.eval,
             eval_data=eval_data if eval_data is not None else data,
             device=options.device,
@@ -62,8 +63,6 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any, Any]:
 
 
 def _command(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns what was asked, without what cannot change the result."""
+    """Returns what was asked, without what cannot change the result, and what was decided about the data."""
     left_out = ("command", "json", "traceback", "out", "overwrite")
     return {name: value for name, value in sorted(vars(options).items()) if name not in left_out}
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -138,11 +139,15 @@ def _nearest(document: Document) -> str:
     """Returns the fix for an unrecognised document: the dialect one of whose keys is most like one of its keys."""
     if not isinstance(document.value, dict):
         return "a configuration is a mapping of keys to values"
-    for name in registry.names("dialects"):
-        for key in document.value:
-            near = did_you_mean(key, registry.load("dialects", name).keys)
-            if near is not None:
-                return f"nearest is {name}: for '{key}', {near}"
+    known = {key: name for name in registry.names("dialects") for key in registry.load("dialects", name).keys}
+    ranked = [
+        (difflib.SequenceMatcher(None, key.lower(), word).ratio(), key, word)
+        for key in document.value
+        for word in known
+    ]
+    ratio, key, word = max(ranked, default=(0.0, "", ""))
+    if ratio >= 0.6:
+        return f"nearest is {known[word]}: for '{key}', did you mean '{word}'?"
     keys = ", ".join(f"'{key}'" for key in list(document.value)[:5])
     return f"none of its keys ({keys}) belongs to a known tool; see `quantwright list dialects`"
 

@@ -9,7 +9,7 @@ from typing import Any
 from quantwright import registry
 from quantwright.config.config import QuantConfig, RoleSpecs, Rule, Unmapped
 from quantwright.config.document import Document
-from quantwright.config.spec import BASE_SPEC, ROLES, QuantSpec, Role
+from quantwright.config.spec import BASE_SPEC, FLOAT_FORMATS, ROLES, QuantSpec, Role
 from quantwright.dialects import _vai_map
 from quantwright.dialects._vai_map import FIXED_POINT, ROUNDING, resolve_layers, to_config
 from quantwright.dialects._vai_params import TENSORS, VaiReader, built_in, read_effective
@@ -25,7 +25,8 @@ def write(config: QuantConfig) -> tuple[str, list[Unmapped]]:
     base = _defaults(config)
     device = _device(config, base)
     document: dict[str, Any] = {**_flags(config), "target_device": device, "quantizable_data_type": list(TENSORS)}
-    document.update(_blocks({tensor: _params(base[role], role, device) for role, tensor in _TENSOR.items()}, device))
+    params = {tensor: _params(base[role], role, device) for role, tensor in _TENSOR.items()}
+    document.update(_blocks(params, device, _input_spec(config, base).format))
     layers = [_layer(rule, base, device) for rule in config.rules if _is_layer(rule)]
     if layers:
         document["layer_quantize_config"] = layers
@@ -96,12 +97,14 @@ def _method(spec: QuantSpec, device: str) -> str:
     return name if name in ("percentile", "entropy", "mse") else "maxmin"
 
 
-def _blocks(params: Mapping[str, dict[str, Any]], device: str) -> dict[str, Any]:
+def _blocks(params: Mapping[str, dict[str, Any]], device: str, input_format: str | None = None) -> dict[str, Any]:
     """Returns ``overall_quantize_config`` with what the weights have, and per tensor what differs from it."""
     model = dict(params)
     if "activation" in model:  # 0.3: an input takes the activation settings; on the DPU it has to say std_round (2.4)
         rounding = {"round_mode": "std_round"} if device in FIXED_POINT and "round_mode" in model["activation"] else {}
         model["input"] = {**model["activation"], **rounding}
+        if input_format in FLOAT_FORMATS:  # 3.7: a float datatype anywhere leaves the inputs float
+            model["input"]["datatype"] = input_format
     first = next(iter(model))
     overall = {"datatype": "int", **model[first]}
     statistics = [block["calib_statistic_method"] for block in model.values() if "calib_statistic_method" in block]
@@ -204,14 +207,18 @@ def _input_differences(
     config: QuantConfig, back: QuantConfig, base: Mapping[Role, QuantSpec], back_base: Mapping[Role, QuantSpec]
 ) -> list[Unmapped]:
     """Returns how the inputs of the network differ."""
-    sides = []
-    for one, specs in ((config, base), (back, back_base)):
-        spec = specs["input"]
-        for rule in one.rules:
-            if rule.match.function == "input" and rule.output is not None:
-                spec = rule.output.over(spec)
-        sides.append({"input": spec})
-    return _spec_differences("network inputs", sides[0], sides[1])  # type: ignore[arg-type]
+    return _spec_differences(
+        "network inputs", {"input": _input_spec(config, base)}, {"input": _input_spec(back, back_base)}
+    )
+
+
+def _input_spec(config: QuantConfig, base: Mapping[Role, QuantSpec]) -> QuantSpec:
+    """Returns what an input of the network gets: the input role, under the rules for ``function: input``."""
+    spec = base["input"]
+    for rule in config.rules:
+        if rule.match.function == "input" and rule.output is not None:
+            spec = rule.output.over(spec)
+    return spec
 
 
 def _spec_differences(where: str, ours: Mapping[Role, QuantSpec], theirs: Mapping[Role, QuantSpec]) -> list[Unmapped]:

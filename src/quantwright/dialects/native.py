@@ -134,10 +134,11 @@ def write(config: QuantConfig) -> tuple[str, list[Unmapped]]:
     """Returns the YAML text of a config; everything can be expressed. Notes become comments."""
     import yaml
 
+    plain = to_plain(config)
+    flow = None if any(isinstance(item, (dict, list)) for item in plain.values()) else False
     notes = "".join(f"# {line}\n" for note in config.notes for line in note.splitlines())
-    text = yaml.dump(
-        to_plain(config), Dumper=_dumper(), sort_keys=False, default_flow_style=None, width=160, allow_unicode=True
-    )
+    style: dict[str, Any] = {"sort_keys": False, "default_flow_style": flow, "width": 160, "allow_unicode": True}
+    text = str(yaml.dump(plain, Dumper=_dumper(), **style))
     return notes + text, []
 
 

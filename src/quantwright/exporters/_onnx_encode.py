@@ -66,8 +66,8 @@ class Encoding:
         if not self.spec.is_integer:
             return _FLOATS[self.spec.format or ""]
         bits, signed = self.spec.bits, self.spec.signed
-        if self.parameter is None and bits < 4:
-            bits = 8  # runtimes fuse 8-bit activations, and a Clip narrows them
+        if self.parameter is None and bits < 8:
+            bits = 8  # a Clip narrows it; ONNX Runtime 1.31 refuses a 4-bit QuantizeLinear behind Clip or Relu
         width = next((w for w in _WIDTHS if bits <= w), 0)
         if width == 32 and (not signed or self.parameter is None or bool(self._qparams.zero_point.any())):
             raise ExportError(

@@ -30,7 +30,7 @@ def build(program: ExportedProgram, name: str, names: ModuleNames, model: nn.Mod
     """
     module = _functional_module(program)
     attach(module.graph, names)
-    notes = _refuse_or_note(module)
+    notes = _refuse_or_note(module, name)
     signature = _signature(module)
     tensors, aliases, trainable = _tensors(module, model)
     for node in module.graph.nodes:
@@ -138,12 +138,12 @@ def _plain(program: ExportedProgram) -> fx.GraphModule:
     return module
 
 
-def _refuse_or_note(module: fx.GraphModule) -> list[str]:
+def _refuse_or_note(module: fx.GraphModule, model: str) -> list[str]:
     """Returns notes about state the model changes; refuses control flow and changed floating-point state."""
     for node in module.graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator):
             raise CaptureError(
-                f"the model uses {node.target}, which has graphs of its own", where=user_line(trace_of(node)) or None,
+                f"the model uses {node.target}, which has graphs of its own", where=user_line(trace_of(node)) or model,
                 fix="quantization needs one plain graph: use torch.where for branches, autocast outside the model",
             )  # fmt: skip
     notes = []
@@ -151,7 +151,7 @@ def _refuse_or_note(module: fx.GraphModule) -> list[str]:
         value = _fetch(module, name)
         if isinstance(value, Tensor) and value.is_floating_point():
             raise CaptureError(
-                f"the model changes its own tensor '{name}' while it runs", where=type(module).__name__,
+                f"the model changes its own tensor '{name}' while it runs", where=model,
                 fix="make the state an input and an output of forward",
             )  # fmt: skip
         notes.append(f"the model counts in '{name}'; the graph leaves it as it was")
@@ -217,11 +217,11 @@ def _input_spec(node: fx.Node, symbols: dict[str, str]) -> InputSpec:
     """Returns the spec of a placeholder; ``symbols`` numbers the sizes that vary in the order they appear."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
-        return InputSpec(name=node.name, constant=value)
+        return InputSpec(name=str(node.target), constant=value)
     sizes = tuple(
         "" if isinstance(size, int) else symbols.setdefault(str(size), f"n{len(symbols)}") for size in value.shape
     )
-    return InputSpec(name=node.name, shape=ops.shape_from(value), dtype=value.dtype, symbols=sizes)
+    return InputSpec(name=str(node.target), shape=ops.shape_from(value), dtype=value.dtype, symbols=sizes)
 
 
 def _fetch(module: nn.Module, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -142,7 +143,8 @@ def _proved(model: nn.Module, batch: Batch, reference: Any, name: str) -> Graph:
 def _export(model: nn.Module, batch: Batch, dynamic: bool, strict: bool) -> ExportedProgram:
     args, kwargs = _copied(batch)
     shapes = _dynamic_batch(model, args, kwargs) if dynamic else None
-    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict)
+    with contextlib.redirect_stderr(io.StringIO()):  # where torch.export prints the half-made graph of a failure
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict)
 
 
 def _dynamic_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -19,9 +19,7 @@ from quantwright.plan.facts import Origin
 
 def users_of(node: fx.Node) -> tuple[fx.Node, ...]:
     """Returns the nodes that read the *values* of ``node`` (not just its size), in execution order."""
-    position = {n: i for i, n in enumerate(node.graph.nodes)}
-    readers = [user for user in node.users if user.op == "output" or ops.op_name(user) not in ("sym_size", "size")]
-    return tuple(sorted(readers, key=position.__getitem__))
+    return tuple(sorted(user for user in node.users if ops.op_name(user) not in ("sym_size", "size")))
 
 
 def only_user(node: fx.Node) -> fx.Node | None:
@@ -32,10 +30,8 @@ def only_user(node: fx.Node) -> fx.Node | None:
 
 def read(graph: Graph, name: str, before: fx.Node) -> fx.Node:
     """Returns a node that reads the parameter ``name`` and can be used by ``before``: an existing one or a new one."""
-    existing = graph.readers(name)
-    order = {node: index for index, node in enumerate(graph.module.graph.nodes)}
-    for node in existing:
-        if order[node] < order[before]:
+    for node in graph.readers(name):
+        if node < before:
             return node
     value = graph.parameter(name)
     with graph.module.graph.inserting_before(before):

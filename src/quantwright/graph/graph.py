@@ -147,7 +147,7 @@ class Graph:
     def readers(self, name: str) -> list[fx.Node]:
         """Returns the ``get_attr`` nodes that read the parameter ``name``."""
         wanted = self.aliases.get(name, name)
-        return [n for n in self.module.graph.nodes if n.op == "get_attr" and n.target == wanted]
+        return list(self.module.graph.find_nodes(op="get_attr", target=wanted))
 
     def parameters_used_by(self, node: fx.Node) -> tuple[str, ...]:
         """Returns the names of the parameters ``node`` reads, in argument order."""

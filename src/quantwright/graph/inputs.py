@@ -18,7 +18,7 @@ class InputSpec:
     """Returns one flattened input.
 
     Attributes:
-        name: the node's name in the graph.
+        name: as ``forward`` calls it, with the keys of nested ones behind it (``batch_left``).
         shape: -1 for a dimension that may vary; () for a value that is no tensor.
         dtype: None for a value that is no tensor.
         symbols: per dimension, "" when fixed; dimensions with the same symbol must agree across inputs.

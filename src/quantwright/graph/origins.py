@@ -138,7 +138,10 @@ def in_library(file: str) -> bool:
 
 
 class _FxNames:
-    """Returns names as ``torch.fx.symbolic_trace`` numbers them: one per call of a torch layer or a function."""
+    """Returns names as ``torch.fx.symbolic_trace`` numbers them: one per call of a torch layer or a function.
+
+    Export does not record whether ``x *= 2`` or ``x.mul_(2)`` was written; the operator is assumed.
+    """
 
     def __init__(self, graph: fx.Graph) -> None:
         self._namespace = _Namespace()
@@ -155,7 +158,7 @@ class _FxNames:
         call, target = node.meta.get("torch_fn") or ("", "")
         if not call or str(target).startswith("OpOverload"):
             return ""
-        return self._once(f"function {call}", _fx_function(str(target)))
+        return self._once(f"function {call} {target}", _fx_function(str(target)))
 
     def _once(self, call: str, base: str) -> str:
         if call not in self._calls:

@@ -221,9 +221,7 @@ def _check_labels(labels: Column | None, samples: int, path: Path) -> None:
         raise DataError(f"{samples} inputs but {length} labels 'y'", where=str(path), fix="save one label per sample")
 
 
-def _notes(
-    path: Path, inputs: Mapping[str, Column], labels: Column | None, unused: list[str]
-) -> Iterator[str]:
+def _notes(path: Path, inputs: Mapping[str, Column], labels: Column | None, unused: list[str]) -> Iterator[str]:
     if unused:
         used = ", ".join(f"'{name}'" for name in inputs)
         yield f"{path}: used array {used}" + (" and labels 'y'" if labels else "") + f", not {', '.join(unused)}"

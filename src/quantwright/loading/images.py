@@ -152,7 +152,5 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise MissingDependencyError(
-            "reading images needs Pillow", fix="pip install 'quantwright[images]'"
-        ) from error
+        raise MissingDependencyError("reading images needs Pillow", fix="pip install 'quantwright[images]'") from error
     return Image

@@ -105,9 +105,7 @@ def from_user_code(problem: BaseException, what: str, error: type[QuantwrightErr
     theirs = [frame for frame in frames if not frame.filename.startswith(others)]
     last = theirs[-1] if theirs else None
     code = f", at: {last.line}" if last and last.line else ""
-    return error(
-        f"{what}: {one_line(problem)}{code}", where=f"{_shown(last.filename)}:{last.lineno}" if last else None
-    )
+    return error(f"{what}: {one_line(problem)}{code}", where=f"{_shown(last.filename)}:{last.lineno}" if last else None)
 
 
 def one_line(problem: BaseException) -> str:

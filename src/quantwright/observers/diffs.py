@@ -70,7 +70,7 @@ class Diffs(Observer):
 
     def _count(self, x_GN: Tensor) -> None:
         if self._seen is None:
-            self._seen = Streaming(x_GN.shape[0], self.params["bins"], "size" if self.spec.signed else "positive")
+            self._seen = Streaming(x_GN.shape[0], self.params["bins"], "both" if self.spec.signed else "positive")
         self._seen.add(x_GN)
 
     def range(self) -> tuple[Tensor, Tensor]:

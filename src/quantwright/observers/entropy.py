@@ -1,7 +1,7 @@
 """The range whose coarse histogram tells most about the fine one: least Kullback-Leibler divergence.
 
 Migacz, "8-bit inference with TensorRT" (GTC 2017), as vai_q_pytorch computes it (spec 3.3). Works on |x|; an asymmetric
-grid gets its range cut at plus and minus the threshold. One group after the other, so per_channel takes its time.
+grid gets its range cut at plus and minus the threshold.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ PARAMS = {
 }
 _START = 0.75  # exact: the first candidate is bin 1536 of 2048 ...
 _STRIDE = 16  # ... and every 16th after it
+_MOST = 256  # streaming: how many candidates are tried
 
 
 class Entropy(HistogramObserver):
@@ -35,9 +36,10 @@ class Entropy(HistogramObserver):
         return "positive" if self.spec.symmetric is not False and not self.spec.signed else "size"
 
     def exact_threshold(self, counts_K: Tensor, edges: Tensor) -> float:
-        """Returns the edge of the last best candidate (spec vai_q_pytorch 3.3)."""
-        candidates = range(int(self.params["bins"] * _START), self.params["bins"] + 1, _STRIDE)
-        return float(edges[_best(counts_K.double(), self._levels(negative=True), candidates)])
+        """Returns the edge of the last of the best candidates (spec vai_q_pytorch 3.3)."""
+        bins = self.params["bins"]
+        ends_C = torch.arange(int(bins * _START), bins + 1, _STRIDE)
+        return float(edges[_best(counts_K, ends_C, self._levels(negative=True))])
 
     def streaming_range(self, seen: Streaming) -> tuple[Tensor, Tensor]:
         """Returns the range cut at the best threshold of each group."""
@@ -45,8 +47,9 @@ class Entropy(HistogramObserver):
         for counts_K, low in zip(seen.counts_GK, seen.low_G, strict=True):
             last = int(counts_K.nonzero()[-1]) + 1
             levels = self._levels(negative=bool(low < 0))
-            start = min(last, levels + (last - levels) % _STRIDE)  # the uncut range is always a candidate
-            limits.append(_best(counts_K[:last].double(), levels, range(start, last + 1, _STRIDE)))
+            stride = max(1, -(-(last - levels) // _MOST))
+            ends_C = torch.arange(last, min(levels, last) - 1, -stride).flip(0)  # the uncut range is always among them
+            limits.append(_best(counts_K, ends_C, levels, fold=True))
         threshold_G = torch.tensor(limits, dtype=torch.float64) * seen.width_G
         return seen.low_G.maximum(-threshold_G), seen.high_G.minimum(threshold_G)
 
@@ -56,42 +59,50 @@ class Entropy(HistogramObserver):
         return int(2 ** (self.spec.bits if one_sided else self.spec.bits - 1))
 
 
-def _best(counts_K: Tensor, levels: int, candidates: range) -> int:
-    """Returns the candidate with the least divergence; the last of several equal ones.
+def _best(counts_K: Tensor, ends_C: Tensor, levels: int, fold: bool = False) -> int:
+    """Returns the candidate end with the least divergence; the last of several equal ones.
 
     The first bin takes the count of the second: the many exact zeros behind a ReLU would drown everything else.
     """
-    counts_K = counts_K.clone()
+    counts_K = counts_K.double()
     if counts_K.numel() > 1:
         counts_K[0] = counts_K[1]
-    best, least = candidates[-1], float("inf")
-    tails = counts_K.flip(0).cumsum(0).flip(0)
-    for count in candidates:
-        tail = float(tails[count]) if count < counts_K.numel() else 0.0
-        divergence = _divergence(counts_K[:count], tail, levels)
-        if divergence <= least:
-            best, least = count, divergence
-    return best
+    divergence_C = _divergences(counts_K, ends_C, levels, fold)
+    return int(ends_C[(divergence_C <= divergence_C.min()).nonzero()[-1]])
 
 
-def _divergence(counts_I: Tensor, tail: float, levels: int) -> float:
-    """Returns KL(P || Q): P the histogram cut here with the tail in its last bin, Q what ``levels`` spans leave of it.
+def _divergences(counts_K: Tensor, ends_C: Tensor, levels: int, fold: bool) -> Tensor:
+    """Returns KL(P || Q) for every candidate end; infinite where P has something and Q nothing.
 
-    Each span's count is shared evenly by its occupied bins; both are normalised.
+    P: the histogram before the end, with everything behind it added to its last bin (``fold``: to its last occupied
+    one). Q: what ``levels`` equal spans leave of it, each span's count shared evenly by its occupied bins. With running
+    sums over the bins, sum p log p and sum p log q need one term per span, not one per bin.
+
+    Shapes:
+        counts_K: [K], float64. ends_C: [C], bins before the end. Result: [C].
     """
-    spans = torch.arange(levels + 1, dtype=torch.float64) * (counts_I.numel() / levels)
-    bins = torch.arange(counts_I.numel(), dtype=torch.float64)
-    span_I = (torch.bucketize(bins, spans, right=True) - 1).clamp_(max=levels - 1)
-    used_I = counts_I > 0
-    sums = torch.zeros(levels, dtype=torch.float64).index_add_(0, span_I, counts_I)
-    users = torch.zeros(levels, dtype=torch.float64).index_add_(0, span_I, used_I.double())
-    q_I = (sums / users.clamp(min=1.0))[span_I] * used_I
-    p_I = counts_I.clone()
-    p_I[-1] += tail
-    p_I, q_I = p_I / p_I.sum(), q_I / q_I.sum()
-    terms_I = torch.where(p_I > 0, p_I * torch.log(p_I / q_I), torch.zeros_like(p_I))
-    divergence = float(terms_I.sum())
-    return divergence if divergence == divergence else float("inf")
+    used_K, bins_K = counts_K > 0, torch.arange(counts_K.numel())
+    ends_C1 = ends_C.unsqueeze(1)
+    borders_CL = (torch.arange(levels + 1) * ends_C1 + levels - 1) // levels  # bin k is in span floor(k levels / end)
+    sums_CL = _running(counts_K)[borders_CL].diff(dim=1)
+    shares_CL = sums_CL / _running(used_K.double())[borders_CL].diff(dim=1).clamp_(min=1.0)
+    total, head_C = counts_K.sum(), _running(counts_K)[ends_C]
+    tail_C = total - head_C
+    last_C = ends_C - 1
+    if fold:
+        last_C = torch.where(used_K, bins_K, torch.zeros_like(bins_K)).cummax(0).values[last_C]
+    count_C = counts_K[last_C]
+    share_C = shares_CL.gather(1, (last_C * levels // ends_C).unsqueeze(1)).squeeze(1) * (count_C > 0)
+    with_tail_C = torch.xlogy(count_C + tail_C, count_C + tail_C) - torch.xlogy(count_C, count_C)
+    p_log_p_C = _running(torch.xlogy(counts_K, counts_K))[ends_C] + with_tail_C
+    p_log_q_C = torch.xlogy(sums_CL, shares_CL).sum(1) + torch.xlogy(tail_C, share_C)
+    divergence_C = (p_log_p_C - p_log_q_C) / total - torch.log(total / head_C)
+    return divergence_C.nan_to_num(nan=float("inf"))
+
+
+def _running(values_K: Tensor) -> Tensor:
+    """Returns the running sum, from 0: [K + 1]."""
+    return torch.cat([values_K.new_zeros(1), values_K.cumsum(0)])
 
 
 plugin = Entropy

@@ -122,8 +122,6 @@ class Parameters:
         if granularity.kind == "per_channel":
             granularity = Granularity(kind="per_channel", axis=0)
         chained = self.context.chains.set(chained, "granularity", granularity, "as its weight")
-        if chained.spec.symmetric is not True:
-            chained = self.context.chains.set(chained, "symmetric", True, "a derived scale has zero point 0")
         self.context.legality.check(point.name, chained, "bias", node.kind, parameter.shape)
         return self.context.quantize(point, chained, ProductOf(input=read.point.name, weight=weight.point.name))
 

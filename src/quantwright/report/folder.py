@@ -91,9 +91,7 @@ def _writing(folder: Path) -> Iterator[None]:
 def _is_pinned(folder: Path) -> bool:
     """Returns whether the folder must keep its place: a mount point, around the current folder, in a closed one."""
     return (
-        os.path.ismount(folder)
-        or Path.cwd().is_relative_to(folder)
-        or not os.access(folder.parent, os.W_OK | os.X_OK)
+        os.path.ismount(folder) or Path.cwd().is_relative_to(folder) or not os.access(folder.parent, os.W_OK | os.X_OK)
     )
 
 

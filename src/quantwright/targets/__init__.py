@@ -30,7 +30,7 @@ class Arithmetic:
     """Returns how the device computes, as far as simulation and proof need it.
 
     Attributes:
-        quantize: ``divide`` (x / scale, as ONNX says) or ``reciprocal`` (x * float32(1 / scale), as vai_q_pytorch does).
+        quantize: ``divide`` (x / scale, as ONNX says) or ``reciprocal`` (x * float32(1 / scale), as vai_q_pytorch).
         accumulator_bits: width of the integer accumulator.
         requantize: ``float`` multiplier, or ``shift`` (power of two).
         rounding: rounding of the requantization.

@@ -1,0 +1,152 @@
+"""Resolve: config, model facts and target in, plan out. The only place that infers anything.
+
+Stages, each in a file of its own: which nodes a rule is about (match), what is quantized together and whether
+(groups), how a spec comes about (chain), weights and biases (parameters), activations (values, edges), what cannot be
+done (checks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from quantwright.config import kinds
+from quantwright.config.config import QuantConfig, Rule
+from quantwright.config.spec import FLOAT_FORMATS, ROLES, Role
+from quantwright.errors import Problem, Problems
+from quantwright.plan.chain import Chains
+from quantwright.plan.checks import Legality
+from quantwright.plan.context import Context, is_cast, unique_labels
+from quantwright.plan.edges import edges
+from quantwright.plan.facts import ModelFacts
+from quantwright.plan.groups import form_groups
+from quantwright.plan.match import Matches, match_rules, rule_problem
+from quantwright.plan.parameters import Parameters
+from quantwright.plan.plan import Plan
+from quantwright.plan.values import Values
+from quantwright.targets import Target
+
+
+def resolve(config: QuantConfig, facts: ModelFacts, target: Target) -> Plan:
+    """Returns what every tensor of the model gets, with the reason of every field.
+
+    Raises:
+        ConfigError: rules that match nothing or have no effect, and specs that the engine or the target cannot do;
+            all of them at once.
+    """
+    matches = match_rules(config.rules, facts)
+    context = _context(config, facts, target, matches)
+    parameters, values = Parameters(context), Values(context)
+    values.prepare()
+    for node in facts.nodes:
+        read = edges(context, node)
+        parameters.weight(node)
+        parameters.bias(node, read)
+        values.output(node)
+    problems = Problems()
+    without_effect, warnings = _without_effect(context)
+    for problem in (*matches.problems, *without_effect, *context.legality.problems()):
+        problems.add(problem)
+    problems.raise_if_any()
+    return Plan(
+        model=facts.name,
+        target=target.name,
+        decisions=tuple(context.decisions),
+        notes=(*config.notes, *context.notes),
+        warnings=(*matches.warnings, *warnings),
+    )
+
+
+def _context(config: QuantConfig, facts: ModelFacts, target: Target, matches: Matches) -> Context:
+    excluded: dict[str, int] = {}
+    for number, rule in enumerate(config.rules):
+        if rule.exclude:
+            for name in matches.of_rule[number]:
+                excluded.setdefault(name, number)
+    chains = Chains(config=config, target=target)
+    cast = _cast_nodes(config, facts, target, matches, excluded, chains)
+    chains.used.clear()
+    return Context(
+        config=config,
+        facts=facts,
+        target=target,
+        matches=matches,
+        excluded=excluded,
+        chains=chains,
+        groups=form_groups(facts, target, excluded, cast),
+        legality=Legality(target=target),
+        labels=unique_labels(facts),
+    )
+
+
+def _cast_nodes(
+    config: QuantConfig,
+    facts: ModelFacts,
+    target: Target,
+    matches: Matches,
+    excluded: Mapping[str, int],
+    chains: Chains,
+) -> set[str]:
+    """Returns the nodes whose own output is cast to a narrower float format.
+
+    Such nodes are not grouped: every operation rounds its result (spec vai_q_pytorch 3.7).
+    """
+    asked = [target.defaults.output, config.default.output, *(rule.output for rule in config.rules)]
+    if not any(spec is not None and spec.format in FLOAT_FORMATS and spec.format != "float32" for spec in asked):
+        return set()
+    skipped = (kinds.INPUT, kinds.OUTPUT, kinds.CONSTANT, *kinds.MOVEMENT)
+    return {
+        node.name
+        for node in facts.nodes
+        if node.is_float
+        and node.kind not in skipped
+        and node.name not in excluded
+        and is_cast(chains.chain("output", chains.steps(matches.of_node.get(node.name, ()), "output")))
+    }
+
+
+def _without_effect(context: Context) -> tuple[list[Problem], list[str]]:
+    """Returns a problem for every rule that changes nothing (softened where its tool does), and warnings on parts."""
+    problems, warnings = [], []
+    for number, rule in enumerate(context.config.rules):
+        names = context.matches.of_rule[number]
+        if not names:
+            continue
+        if rule.exclude:
+            if not any(_quantizable(context, name) for name in names):
+                warnings.append(f"{context.rule_text(number)} excludes operations that are float anyway")
+            continue
+        asked = [role for role in ROLES if rule.get(role) is not None]
+        idle = [role for role in asked if (number, role) not in context.chains.used]
+        if len(idle) == len(asked):
+            message, fix = _no_effect(context, rule, names, idle)
+            if rule.if_unmatched == "warn":
+                warnings.append(f"{context.rule_text(number)} {message}; ignored")
+            else:
+                problems.append(rule_problem("rule_without_effect", number, rule, message, fix))
+            continue
+        if rule.input == rule.output and "output" not in idle:  # ``activation`` says both
+            idle = [role for role in idle if role != "input"]
+        if idle:
+            warnings.append(f"{context.rule_text(number)}: {', '.join(idle)} has no effect on any layer it matches")
+    return problems, warnings
+
+
+def _no_effect(context: Context, rule: Rule, names: tuple[str, ...], idle: list[Role]) -> tuple[str, str]:
+    """Returns what to say about a rule that changes nothing, and the fix."""
+    if not idle:
+        return "sets nothing", "say what it changes, or remove it"
+    shown = ", ".join(f"'{context.labels[name]}'" for name in names[:3]) + (" ..." if len(names) > 3 else "")
+    out = next((name for name in names if name in context.excluded), None)
+    what = " and ".join(idle)
+    if out is not None and all(name in context.excluded for name in names):
+        return f"has no effect: {shown} is {context.why_excluded(out)}", "remove one of the two rules"
+    found = sorted({context.facts.node(name).kind for name in names})
+    fix = f"on target {context.target.name} {', '.join(found[:4])} has no {what} of its own to set; match another layer"
+    return f"has no effect: it sets {what}, and none of {shown} has one that is quantized by its own", fix
+
+
+def _quantizable(context: Context, name: str) -> bool:
+    """Returns whether anything would be quantized at a node if it were not excluded."""
+    node = context.facts.node(name)
+    handled = context.target.handling(node.kind) != "float" or node.kind == kinds.INPUT
+    return handled or (node.kind in context.target.parameters and node.weight is not None)

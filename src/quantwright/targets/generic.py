@@ -1,0 +1,16 @@
+"""Any runtime that reads ONNX QDQ: int8 weights per channel, uint8 activations, int32 biases."""
+
+from __future__ import annotations
+
+from quantwright.config.config import Step
+from quantwright.targets import Target
+from quantwright.targets._qdq import DEFAULTS, KINDS, PARAMETERS
+
+plugin = Target(
+    name="generic",
+    summary="any runtime that reads ONNX QDQ; nothing is forbidden",
+    defaults=DEFAULTS,
+    kinds=KINDS,
+    parameters=PARAMETERS,
+    optimize=(Step(name="fold_batchnorm"),),
+)
