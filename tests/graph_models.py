@@ -1,4 +1,4 @@
-"""Small models, one per thing a graph must be able to hold; every entry: (factory, example arguments, expected kinds)."""
+"""Small models, one per thing a graph must be able to hold: factory, example arguments, expected kinds."""
 
 from __future__ import annotations
 
@@ -190,6 +190,49 @@ def rand(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+def arithmetic(x: Tensor, y: Tensor) -> Tensor:
+    return torch.maximum((x + y) * x - y, x / 2) + torch.minimum(x, y) + (1 - x)
+
+
+def clamps(x: Tensor) -> tuple[Tensor, ...]:
+    return x.clamp(min=0), x.clamp(0, 6), x.clamp(-1, 1), F.relu6(x), F.hardtanh(x, 0, 6), x.clamp_min(0)
+
+
+def products(x: Tensor, y: Tensor) -> Tensor:
+    return torch.einsum("bchw,bcwk->bchk", x, y) + x @ y + torch.bmm(x[0], y[0])
+
+
+def reductions(x: Tensor) -> Tensor:
+    return x.mean((2, 3)) + x.sum((2, 3)) + x.amax((2, 3)) + x.flatten(2).min(2).values
+
+
+def movement(x: Tensor) -> Tensor:
+    first = x.permute(0, 2, 3, 1).reshape(-1, 8, 8, 4).transpose(1, 2)
+    second = x.roll(1, 1).flip(2).unsqueeze(0).squeeze(0).movedim(1, 3)
+    return torch.stack([first, second], 1).unfold(2, 2, 2)
+
+
+def pads(x: Tensor) -> Tensor:
+    return F.pad(x, (1,) * 4) + F.pad(x, (1,) * 4, mode="reflect") + F.pad(x, (1,) * 4, value=3.0)
+
+
+def indexing(x: Tensor) -> tuple[Tensor, ...]:
+    return x[:, [2, 1]], x.index_select(1, torch.tensor([0, 1])), x[..., 1:], x[:, 1]
+
+
+def pools() -> nn.Module:
+    return nn.Sequential(
+        nn.AvgPool2d(2), nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
+def activations() -> nn.Module:
+    return nn.Sequential(
+        nn.LeakyReLU(), nn.PReLU(4), nn.ELU(), nn.GELU(), nn.SiLU(), nn.Mish(), nn.Sigmoid(), nn.Tanh(),
+        nn.Hardswish(), nn.Hardsigmoid(), nn.Softplus(), nn.Softmax(1), nn.LogSoftmax(1),
+    )  # fmt: skip
+
+
 IMAGE = rand(2, 4, 8, 8)
 ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...], set[str]]] = {
     "conv1d": (lambda: conv(1), (rand(2, 4, 9),), {"conv1d", "relu6"}),
@@ -202,7 +245,8 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...], set[str]]] = {
     "conv_transpose1d": (lambda: conv_t(1), (rand(2, 4, 5),), {"conv_transpose1d"}),
     "conv_transpose2d": (lambda: conv_t(2, groups=2), (IMAGE,), {"conv_transpose2d"}),
     "conv_transpose3d": (lambda: conv_t(3), (rand(2, 4, 3, 3, 3),), {"conv_transpose3d"}),
-    "linear": (lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(), nn.Hardtanh(-2, 2)), (rand(2, 4),), {"linear", "hardtanh"}),
+    "linear": (lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(), nn.Hardtanh(-2, 2)), (rand(2, 4),),
+               {"linear", "hardtanh"}),
     "attention": (Attention, (rand(2, 3, 8),), {"linear", "attention"}),
     "transformer": (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (rand(2, 3, 8),),
                     {"linear", "attention", "layer_norm", "add", "relu"}),
@@ -218,26 +262,19 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...], set[str]]] = {
                       {"pixel_shuffle", "pixel_unshuffle", "channel_shuffle"}),
     "nearest": (lambda: nn.Upsample(scale_factor=2), (IMAGE,), {"resize_nearest"}),
     "bilinear": (lambda: nn.Upsample(size=(5, 7), mode="bilinear"), (IMAGE,), {"resize"}),
-    "pools": (lambda: nn.Sequential(nn.AvgPool2d(2), nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-              (IMAGE,), {"avg_pool", "max_pool", "adaptive_avg_pool", "flatten"}),
-    "activations": (lambda: nn.Sequential(nn.LeakyReLU(), nn.PReLU(4), nn.ELU(), nn.GELU(), nn.SiLU(), nn.Mish(), nn.Sigmoid(),
-                                          nn.Tanh(), nn.Hardswish(), nn.Hardsigmoid(), nn.Softplus(), nn.Softmax(1), nn.LogSoftmax(1)),
-                    (IMAGE,), {"leaky_relu", "prelu", "elu", "gelu", "silu", "mish", "sigmoid", "tanh", "hardswish",
+    "pools": (pools, (IMAGE,), {"avg_pool", "max_pool", "adaptive_avg_pool", "flatten"}),
+    "activations": (activations, (IMAGE,),
+                    {"leaky_relu", "prelu", "elu", "gelu", "silu", "mish", "sigmoid", "tanh", "hardswish",
                                "hardsigmoid", "softplus", "softmax", "log_softmax"}),
-    "arithmetic": (function(lambda x, y: torch.maximum((x + y) * x - y, x / 2) + torch.minimum(x, y) + (1 - x)), (IMAGE, IMAGE * 2),
+    "arithmetic": (function(arithmetic), (IMAGE, IMAGE * 2),
                    {"add", "mul", "sub", "div", "maximum", "minimum"}),
-    "clamps": (function(lambda x: (x.clamp(min=0), x.clamp(0, 6), x.clamp(-1, 1), F.relu6(x), F.hardtanh(x, 0, 6), x.clamp_min(0))),
-               (IMAGE,), {"relu", "relu6", "clamp"}),
-    "products": (function(lambda x, y: torch.einsum("bchw,bcwk->bchk", x, y) + x @ y + torch.bmm(x[0], y[0])), (IMAGE, IMAGE),
-                 {"matmul", "select"}),
-    "reductions": (function(lambda x: x.mean((2, 3)) + x.sum((2, 3)) + x.amax((2, 3)) + x.flatten(2).min(2).values), (IMAGE,),
-                   {"mean", "sum", "max", "min"}),
-    "movement": (function(lambda x: torch.stack([x.permute(0, 2, 3, 1).reshape(-1, 8, 8, 4).transpose(1, 2), x.roll(1, 1)
-                                                .flip(2).unsqueeze(0).squeeze(0).movedim(1, 3)], 1).unfold(2, 2, 2)), (IMAGE,),
+    "clamps": (function(clamps), (IMAGE,), {"relu", "relu6", "clamp"}),
+    "products": (function(products), (IMAGE, IMAGE), {"matmul", "select"}),
+    "reductions": (function(reductions), (IMAGE,), {"mean", "sum", "max", "min"}),
+    "movement": (function(movement), (IMAGE,),
                  {"permute", "reshape", "transpose", "roll", "flip", "unsqueeze", "squeeze", "stack", "unfold"}),
-    "pads": (function(lambda x: F.pad(x, (1,) * 4) + F.pad(x, (1,) * 4, mode="reflect") + F.pad(x, (1,) * 4, value=3.0)), (IMAGE,), {"pad"}),
-    "indexing": (function(lambda x: (x[:, [2, 1]], x.index_select(1, torch.tensor([0, 1])), x[..., 1:], x[:, 1])), (IMAGE,),
-                 {"gather", "index_select", "slice", "select"}),
+    "pads": (function(pads), (IMAGE,), {"pad"}),
+    "indexing": (function(indexing), (IMAGE,), {"gather", "index_select", "slice", "select"}),
     "sdpa": (function(lambda q: F.scaled_dot_product_attention(q, q, q)), (rand(2, 2, 4, 8),), {"attention"}),
     "items": (Tabular, (rand(3, 6),), {"chunk", "split", "cat", "mul", "max", "add"}),
     "dict": (DictIn, ({"left": rand(2, 4), "right": rand(2, 5)},), {"linear", "add", "mul", "cat"}),
@@ -246,7 +283,8 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[Any, ...], set[str]]] = {
     "in_place": (InPlace, (rand(2, 3, 4, 4),), {"conv2d", "batch_norm", "add", "relu", "mul", "clamp"}),
     "slice_write": (SliceWrite, (rand(2, 3, 4, 4),), {"conv2d", "batch_norm"}),
     "standardized": (lambda: nn.Sequential(Standardized(4, 5, 3), nn.ReLU()), (IMAGE,), {"conv2d", "relu"}),
-    "weight_norm": (lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 3)), nn.ReLU()), (rand(2, 4),), {"linear", "relu"}),
+    "weight_norm": (lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 3)), nn.ReLU()), (rand(2, 4),),
+                    {"linear", "relu"}),
     "rms": (lambda: HandRMSNorm(8), (rand(2, 3, 8),), {"norm_part"}),
     "tokens": (VisionTokens, (rand(2, 4, 8),), {"cat", "add", "norm_part", "linear", "constant"}),
     "no_grad": (NoGradInside, (rand(2, 4),), {"linear", "relu", "add"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -266,25 +267,43 @@ def test_other_folders_and_newer_formats_are_told(copy: Path, tmp_path: Path) ->
 
 
 # -- full disk --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("limit", [2_000, 60_000])
-def test_a_full_disk_leaves_nothing_and_keeps_what_was_there(
-    saved: tuple[Path, PreparedModel, Tensor], copy: Path, limit: int
-) -> None:
-    """The kernel refuses to write more than ``limit`` bytes to a file, as a full disk would."""
-    code = f"""
-import resource, sys, quantwright
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch, quantwright
+from quantwright import artifacts
 from quantwright.errors import ArtifactError
-model = quantwright.load({str(copy)!r})
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+from quantwright.report.folder import published
+folder, limit, what = sys.argv[1:]
+model = quantwright.load(folder)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 try:
-    model.save({str(copy)!r})
+    if what == "save":
+        model.save(folder)
+    else:
+        with published(folder) as temporary:
+            artifacts._write_tensors(temporary / "model.safetensors", {"w": torch.zeros(50_000)})
 except ArtifactError as error:
-    sys.exit(f"refused: {{error}}")
+    print(f"refused: {error}")
 """
+
+
+@pytest.mark.parametrize("what", ["save", "tensors"])
+def test_a_full_disk_leaves_nothing_and_keeps_what_was_there(what: str, copy: Path) -> None:
+    """The kernel refuses to write more than some bytes to a file, as a full disk would."""
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    biggest = max(len(content) for content in before.values())
-    assert biggest > limit, "the test must be able to fail"
-    assert done.stderr.startswith("refused:") and "cannot write" in done.stderr and "Traceback" not in done.stderr
+    limit = 2_000
+    assert len(before["graph.json"]) > limit
+    arguments = [sys.executable, "-c", LIMITED, str(copy), str(limit), what]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith(f"refused: {copy}: cannot write "), done.stderr
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
     assert [path.name for path in copy.parent.iterdir()] == ["out"]
+
+
+def test_files_are_readable_by_others_as_the_umask_says(saved: tuple[Path, PreparedModel, Tensor]) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in saved[0].iterdir()} == {
+        path.name: oct(0o666 & ~umask) for path in saved[0].iterdir()
+    }

@@ -209,7 +209,7 @@ def test_truncated_data(keep: int, place: Path, capsys: pytest.CaptureFixture[st
     [
         ("nan_weight", ["conv2", "NaN"]),
         ("inf_bias", ["fc", "Inf"]),
-        ("overflowing", ["conv", "Inf"]),
+        ("overflowing", ["relu", "Inf"]),
         ("branching", ["user_code.py:23"]),
         ("crashing", ["missing_layer", "user_code.py:"]),
     ],

@@ -240,3 +240,44 @@ def test_settings_without_effect_or_sense_are_refused(
         "--out", f"{tmp_path}/out", *flags, capsys=capsys,
     )  # fmt: skip
     assert code == 2 and says in err and not (tmp_path / "out").exists()
+
+
+# -- explain ----------------------------------------------------------------------------------------------------
+EXPLAIN = ["explain", f"{DIGITS}/model.py:digits", "--config", f"{DIGITS}/int8.yaml", "--input-shape", "1,1,24,24"]
+
+
+def test_explain_shows_where_every_field_came_from(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(*EXPLAIN, "stem*", capsys=capsys)
+    assert code == 0 and out.startswith("stem.conv.weight (weight): int8")
+    line = next(line for line in out.splitlines() if line.strip().startswith("observer"))
+    steps = [step.strip() for step in line.split("<-")]
+    assert "mse" in steps[0] and "int8.yaml:16" in steps[0] and "int8.yaml:9" in steps[1]
+    assert "target onnxruntime" in steps[2] and "built-in" in steps[3]
+    assert "stays float: " in out and "head.weight" not in out
+    code, out, _ = call(EXPLAIN[0], EXPLAIN[1], "stem.conv.weight", *EXPLAIN[2:], "--json", capsys=capsys)
+    document = json.loads(out)
+    assert code == 0 and document["target"] == "onnxruntime"
+    assert [point["point"] for point in document["points"]] == ["stem.conv.weight"]
+    assert document["points"][0]["fields"]["observer"][-1]["line"] == 16
+
+
+def test_explain_takes_its_example_from_data_and_another_target(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*EXPLAIN[:4], "--data", f"{DIGITS}/data.py:calibration", "--target", "generic", "head.weight"]
+    code, out, _ = call(*arguments, capsys=capsys)
+    assert code == 0 and "target generic" in out and "target onnxruntime" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ([*EXPLAIN, "stem.conv.wieght"], 2, "did you mean 'stem.conv.weight'"),
+        ([*EXPLAIN, "a", "b"], 2, "unrecognized arguments: b"),
+        (EXPLAIN[:4], 2, "--input-shape 1,3,224,224"),
+        ([*EXPLAIN[:4], "--input-shape", "1,3,24,24"], 2, "error:"),
+    ],
+)
+def test_explain_says_what_is_missing(
+    arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    got, out, err = call(*arguments, capsys=capsys)
+    assert got == code and out == "" and says in err and "Traceback" not in err

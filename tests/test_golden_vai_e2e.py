@@ -29,13 +29,16 @@ POINTS = {
         "Net::nndct_dense_12": "fc:output",
     },
     "Chain": {
-        "Chain::nndct_input_0": "input:input",
+        "Chain::nndct_input_0": "input_1:input",
         "Chain::nndct_relu_2": "ra:output",
         "Chain::nndct_relu_4": "rb:output",
         "Chain::nndct_maxpool_5": "mp:output",
         "Chain::nndct_conv2d_6": "c:output",
     },
 }
+
+
+_RUNS: dict[str, tuple[PreparedModel, dict[str, Any], str]] = {}
 
 
 def config_of(run: dict[str, Any]) -> Any:
@@ -50,13 +53,16 @@ def config_of(run: dict[str, Any]) -> Any:
 
 def calibrated(vai: Any, name: str) -> tuple[PreparedModel, dict[str, Any], str]:
     """Returns our model after the recorded run's calibration, the run, and the network's name."""
+    if name in _RUNS:
+        return _RUNS[name]
     run = vai["e2e"][name]
     network = "Chain" if name.startswith("chain") else "Net"
     batches = vai_models.data(network)
     prepared = prepare(vai_models.build(network), config_of(run), batches[0], dialect="vai_q_pytorch")
     prepared.calibrate(batches)
     prepared.refine(batches)
-    return prepared, run, network
+    _RUNS[name] = (prepared, run, network)
+    return _RUNS[name]
 
 
 INTEGER_RUNS = ["net_default", "net_default_nocle_nobc", "chain_default", "net_dpu_maxmin", "net_uif",
@@ -119,3 +125,22 @@ def test_chain_bias_correction_is_the_recorded_one(vai: Any) -> None:
         name = f"{layer}.bias"
         correction = (prepared.float_parameters[name] - prepared.graph.parameter(name)).detach().numpy()
         np.testing.assert_allclose(correction, np.array(run["bias_corr"][key], np.float32), atol=2e-6, err_msg=key)
+
+
+#: Net's points before (and, by rounding, at) the first operator the tool replaces by its device's arithmetic
+EXACT = {"x:input", "r1:output", "r2:output", "c2:output"}
+
+
+@pytest.mark.parametrize("name", ["net_cpu_maxmin", "net_cpu_off", "net_cpu_asym"])
+def test_cpu_scales_match(vai: Any, name: str) -> None:
+    prepared, run, network = calibrated(vai, name)
+    wanted = {key.split("::")[1]: value for key, value in run["quant_info"]["param"].items()}
+    wanted |= {POINTS[network][node]: value for node, value in run["quant_info"]["output"].items()}
+    for point, [[bits, scale, zero_point, _]] in wanted.items():
+        quantizer = prepared.quantizers[point]
+        assert quantizer.qparams is not None and quantizer.spec.bits == bits
+        exact = quantizer.point.role in ("weight", "bias") or point in EXACT
+        ours = float(quantizer.qparams.scale)
+        print(point, ours / scale - 1, int(quantizer.qparams.zero_point) - zero_point)
+        assert ours == pytest.approx(scale, rel=1e-6 if exact else 0.02), point
+        assert abs(int(quantizer.qparams.zero_point) - zero_point) <= (0 if exact else 1), point

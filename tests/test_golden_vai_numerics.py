@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numerics_helpers import one_thread  # noqa: F401
 from torch import Tensor
 
 from quantwright import registry
@@ -22,16 +22,6 @@ from quantwright.numerics import affine
 from quantwright.numerics.granularity import group_view
 from quantwright.numerics.qparams import QParams
 from quantwright.observers import Observer
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tensors are small: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 ROUNDINGS = {"half_even": "half_even", "half_up": "half_up", "half_down": "half_down", "std_round": "half_away"}
 OBSERVERS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numerics_helpers import one_thread  # noqa: F401
 from torch import Tensor
 
 from quantwright.config.spec import BASE_SPEC, Granularity, QuantSpec
@@ -224,6 +225,16 @@ def test_halves_are_computed_in_float32_and_cast_back(dtype: torch.dtype) -> Non
     y = affine.fake_quantize(x, params(0.03), spec())
     assert y.dtype == dtype
     assert torch.equal(y, affine.fake_quantize(x.float(), params(0.03), spec()).to(dtype))
+
+
+def test_float64_is_computed_in_float64_on_the_same_grid() -> None:
+    x = awkward(4, 6, 7).double() / 3
+    y = affine.fake_quantize(x, params(0.03), spec())
+    assert y.dtype == torch.float64
+    steps = y / params(0.03).scale.float().double()
+    assert torch.allclose(steps, steps.round(), atol=1e-9)
+    inside = x.abs() < 0.03 * 127
+    assert ((y - x).abs()[inside] <= 0.015 * (1 + 1e-6)).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

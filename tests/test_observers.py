@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numerics_helpers
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numerics_helpers import noise, one_thread, spec  # noqa: F401
 from torch import Tensor
 
 from quantwright import registry
-from quantwright.config.spec import BASE_SPEC, Granularity, QuantSpec
+from quantwright.config.spec import Granularity, QuantSpec
 from quantwright.errors import DataError, InputError, StateError
 from quantwright.numerics import affine
 from quantwright.numerics.choose import choose_qparams
@@ -23,22 +25,13 @@ NAMES = registry.names("observers")
 POWER = {"scale": "power_of_two"}
 
 
-def spec(**fields: Any) -> QuantSpec:
-    return BASE_SPEC.model_copy(update=fields)
-
-
 def spec_for(name: str, **fields: Any) -> QuantSpec:
     """Returns a spec that the observer accepts: diffs needs powers of two."""
     return spec(**(POWER if name == "diffs" else {}), **fields)
 
 
 def make(name: str, what: QuantSpec | None = None, **params: Any) -> Observer:
-    kind: type[Observer] = registry.load("observers", name)
-    return kind(what or spec_for(name), **params)
-
-
-def noise(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return numerics_helpers.make(name, what or spec_for(name), **params)
 
 
 # -- every observer --------------------------------------------------------------------------------------------------

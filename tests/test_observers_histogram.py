@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numerics_helpers import make, noise, one_thread, spec  # noqa: F401
 from torch import Tensor
 
-from quantwright import registry
 from quantwright.config.spec import BASE_SPEC, QuantSpec
 from quantwright.errors import DataError, InputError, StateError
 from quantwright.numerics import affine
@@ -24,20 +25,7 @@ NAMES = ("percentile", "entropy", "mse")
 floats = st.floats(width=32, min_value=-(2.0**100), max_value=2.0**100)
 
 
-def spec(**fields: Any) -> QuantSpec:
-    return BASE_SPEC.model_copy(update=fields)
-
-
 ASYMMETRIC = spec(format="uint8", symmetric=False)
-
-
-def make(name: str, what: QuantSpec = BASE_SPEC, **params: Any) -> Observer:
-    kind: type[Observer] = registry.load("observers", name)
-    return kind(what, **params)
-
-
-def noise(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def observed(name: str, x_GN: Tensor, what: QuantSpec = BASE_SPEC, **params: Any) -> Observer:
@@ -50,11 +38,12 @@ def observed(name: str, x_GN: Tensor, what: QuantSpec = BASE_SPEC, **params: Any
 
 
 def counted(values: list[float], width: float, side: Side) -> dict[int, int]:
-    """Returns bin -> count by exact division in Python."""
+    """Returns bin -> count by exact division."""
     counts: dict[int, int] = {}
     for value in values:
         value = abs(value) if side == "size" else max(value, 0.0) if side == "positive" else value
-        index = math.floor(value / width)  # a power of two divides exactly
+        index = int(Fraction(abs(value)) / Fraction(width))
+        index = -1 - index if value < 0 else index
         counts[index] = counts.get(index, 0) + 1
     return counts
 
@@ -116,7 +105,8 @@ def test_pieces_do_not_change_the_counts() -> None:
     seen = Streaming(1, 1000, "both")
     seen.add(x)
     half, width = seen.half, float(seen.width_G)
-    expected, _ = np.histogram(x.double().numpy(), bins=2 * half, range=(-half * width, half * width))
+    size, negative = np.floor(np.abs(x[0].double().numpy()) / width).astype(int), x[0].numpy() < 0
+    expected = np.bincount(np.where(negative, -1 - size, size) + half, minlength=2 * half)
     assert seen.counts_GK[0].tolist() == expected.tolist()
     rows = Streaming(3000, 64, "size")
     rows.add(x[:, :300_000].reshape(3000, 100))

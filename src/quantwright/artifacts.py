@@ -13,8 +13,8 @@ run.json              the record of the run; its timings are in timings.json, so
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,12 +124,16 @@ def load(folder: str | Path, *, build: Callable[..., Model] | None = None, devic
         target = registry.load("targets", manifest["target"])
         make: Callable[..., Any] = build or PreparedModel
         prepared: Model = make(graph, plan, config, target, example, changes)
-    except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
+        prepared.graph.flat_inputs(example.args, dict(example.kwargs))
+        prepared.float_parameters = _restore_before(prepared, extra)
+        _restore_qparams(prepared, _read_tensors(home / QPARAMS), home)
+    except ArtifactError:
+        raise
+    except (QuantwrightError, KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
+        text = str(error).split("\n")[0]
         raise ArtifactError(
-            f"the files do not fit together: {type(error).__name__}: {error}", where=str(home), fix=_FIX
+            f"the files do not fit together: {type(error).__name__}: {text}", where=str(home), fix=_FIX
         ) from error
-    _restore_qparams(prepared, _read_tensors(home / QPARAMS), home)
-    prepared.float_parameters = {k.removeprefix(_BEFORE): v for k, v in extra.items() if k.startswith(_BEFORE)}
     prepared.eval().set_mode("quantize")
     return _moved(prepared, device) if device != "cpu" else prepared
 
@@ -180,7 +184,9 @@ def check_files(folder: Path, manifest: Mapping[str, Any], names: tuple[str, ...
 
 def without_quantizers(graph: Graph) -> Graph:
     """Returns the graph with its quantizer nodes left out; parameters are shared with ``graph``, not copied."""
-    nodes = copy.deepcopy(graph.module.graph)
+    nodes = fx.Graph()
+    nodes.output(nodes.graph_copy(graph.module.graph, {}))  # names and meta stay
+    nodes.set_codegen(graph.module.graph._codegen)
     for node in list(nodes.nodes):
         if node.op == "call_module" and node.meta.get("point"):
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
@@ -221,6 +227,15 @@ def _restore_qparams(prepared: PreparedModel, flat: Mapping[str, Tensor], home: 
             )
         elif not quantizer.ready:
             raise ArtifactError(f"there is no scale for point '{name}'", where=str(home / QPARAMS), fix=_FIX)
+
+
+def _restore_before(prepared: PreparedModel, extra: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the parameters as they were before algorithms changed them."""
+    before = {key.removeprefix(_BEFORE): value for key, value in extra.items() if key.startswith(_BEFORE)}
+    for name, value in before.items():
+        if prepared.graph.parameter(name).shape != value.shape:
+            raise ValueError(f"parameter '{name}' had another shape before")
+    return before
 
 
 def _shortened(prepared: PreparedModel) -> Batch:
@@ -295,6 +310,9 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         ready[name] = value.clone() if apart else value
     with _writing(path):
         save_file(ready, path)
+        umask = os.umask(0)
+        os.umask(umask)
+        path.chmod(0o666 & ~umask)  # save_file closes the file to others
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

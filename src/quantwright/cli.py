@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_traceback = "--traceback" in arguments
     try:
         with _terminable():
-            options = parser().parse_args(arguments)
+            options = parse(arguments)
             outcome = _run(options)
             _print(outcome, as_json)
             return outcome.code
@@ -67,6 +67,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         line = f"a fault in quantwright, not in your input: {text} (--traceback shows where; please report it)"
         return _fail(line, {"type": type(error).__name__, "message": line}, as_json, FAULT)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Returns the parsed arguments; ``explain MODEL --config C POINT`` works although argparse wants POINT earlier."""
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    late_point = options.command == "explain" and options.point is None and len(rest) == 1 and rest[0][:1] != "-"
+    if late_point:
+        options.point = rest[0]
+    elif rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
 
 
 def parser() -> argparse.ArgumentParser:

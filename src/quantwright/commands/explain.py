@@ -22,7 +22,13 @@ def run(options: argparse.Namespace) -> Outcome:
     plan = decide(model, config, example, target=options.target, device=options.device).plan
     found = explain(plan, options.point)
     document = {"model": plan.model, "target": plan.target, "notes": plan.notes, "warnings": plan.warnings}
-    return Outcome(document={**document, "points": to_json(found)}, text=lambda: render(found))
+    return Outcome(document={**document, "points": to_json(found)}, text=lambda: _text(render(found), plan))
+
+
+def _text(points: str, plan: Any) -> str:
+    """Returns the explanations with the plan's own remarks after them."""
+    remarks = [f"warning: {text}" for text in plan.warnings] + [f"note: {text}" for text in plan.notes]
+    return "\n\n".join([points, "\n".join(remarks)]) if remarks else points
 
 
 def _example(options: argparse.Namespace, model: Any, parameters: tuple[str, ...]) -> Any:

@@ -59,7 +59,7 @@ def _calibration(device: str) -> Calibration:
     """Returns how the engine feeds the network: by the running mode (3.5), or by the batch's own scale (3.6)."""
     if device in FIXED_POINT:
         return Calibration(inputs="quantized", batch_qparams="running", modal_ties="larger_scale")
-    return Calibration(inputs="quantized", batch_qparams="batch", modal_ties="smaller_scale")
+    return Calibration(inputs="quantized", batch_qparams="running", modal_ties="smaller_scale")
 
 
 def _optimize(effective: Effective) -> tuple[Step, ...]:

@@ -1,4 +1,4 @@
-"""Quantwright's own configuration language: YAML, JSON or TOML as docs/config.md describes it."""
+"""Quantwright's own configuration language: YAML, JSON or TOML. docs/dialects.md describes it."""
 
 from __future__ import annotations
 

@@ -99,6 +99,7 @@ def to_onnx_ir(graph: Graph, module: fx.GraphModule, example: Batch, outputs: Se
     """
     args, kwargs, shapes = traceable_example(graph, example)
     names = input_names(graph, example)
+    program = None
     with quiet():
         try:
             program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
@@ -110,14 +111,32 @@ def to_onnx_ir(graph: Graph, module: fx.GraphModule, example: Batch, outputs: Se
                 raise ExportError("torch returned no ONNX model", where=graph.name)
             onnx_program.optimize()
         except torch.onnx.OnnxExporterError as error:
-            raise _untranslatable(error, graph, module) from error
+            raise _untranslatable(error, graph, module, program) from error
         except RuntimeError as error:
             raise ExportError(
                 f"the network cannot be traced for ONNX: {str(error).splitlines()[0]}", where=graph.name,
                 fix="capture it again with an example as the network is used; report the model if that does not help",
             ) from error  # fmt: skip
     model: ir.Model = onnx_program.model
+    _separate_outputs(model.graph, outputs)
     return model
+
+
+def _separate_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Gives every output a value and a name of its own: a copy where one value is returned twice or is an input."""
+    import onnx_ir as ir
+
+    if len(graph.outputs) != len(names):
+        raise ExportError(f"the traced network has {len(graph.outputs)} outputs, the simulation {len(names)}")
+    seen: set[ir.Value] = set()
+    for index, (value, name) in enumerate(zip(list(graph.outputs), names, strict=True)):
+        if value in seen or value.is_graph_input() or value.is_initializer():
+            copied = ir.Value(name=name, type=value.type, shape=value.shape)
+            graph.append(ir.node("Identity", [value], outputs=[copied], name=f"{name}.node"))
+            graph.outputs[index] = copied
+        else:
+            value.name = name
+        seen.add(value)
 
 
 def _unused(names: Sequence[str], taken: Sequence[str]) -> list[str]:
@@ -192,7 +211,7 @@ def quiet() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _untranslatable(error: BaseException, graph: Graph, module: fx.GraphModule) -> ExportError:
+def _untranslatable(error: BaseException, graph: Graph, module: fx.GraphModule, program: Any) -> ExportError:
     """Returns an ExportError that names the operator, and the user's line when it is known."""
     link: BaseException | None = error
     text = ""
@@ -201,15 +220,30 @@ def _untranslatable(error: BaseException, graph: Graph, module: fx.GraphModule) 
         link = link.__cause__
     operator, node = _TORCH_OP.search(text), _NODE.search(text)
     what = operator.group(1) if operator else "an operator"
+    where = "" if node is None or program is None else _origin(module, _ancestors(program, node.group(1)))
     return ExportError(
-        f"torch has no ONNX translation of {what}", where=_origin(module, node.group(1) if node else "") or graph.name,
+        f"torch has no ONNX translation of {what}", where=where or graph.name,
         fix="replace the operator in the model, or export another part of it",
     )  # fmt: skip
 
 
-def _origin(module: fx.GraphModule, name: str) -> str:
+def _ancestors(program: Any, name: str) -> set[str]:
+    """Returns the names a node of the decomposed program had in the traces before."""
+    with quiet():
+        nodes = {node.name: node for node in program.run_decompositions().graph.nodes}
+    names, queue = {name}, list(nodes[name].meta.get("from_node") or ()) if name in nodes else []
+    while queue:
+        source = queue.pop()
+        names.add(source.name)
+        queue += source.from_node or ()
+    return names
+
+
+def _origin(module: fx.GraphModule, names: set[str]) -> str:
+    """Returns the file and line, or the module path, of the first of the named nodes that knows it."""
     for node in module.graph.nodes:
-        if node.name == name:
-            origins = node.meta.get("origins") or ()
-            return next((o.line or o.module_path for o in origins if o.line or o.module_path), name)
+        if node.name in names:
+            for origin in node.meta.get("origins") or ():
+                if origin.line or origin.module_path:
+                    return str(origin.line or origin.module_path)
     return ""

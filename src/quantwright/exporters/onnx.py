@@ -87,6 +87,7 @@ def export(
     exact_rounding: bool = False,
     opset: int = 21,
     qdq_for_redundant: bool = True,
+    keep_float_layers: bool = True,
 ) -> ExportRecord:
     """Returns the record of the ONNX file it wrote; the file appears under its name only once it was proved to run.
 
@@ -95,6 +96,8 @@ def export(
             runtimes cannot fuse it into integer kernels.
         qdq_for_redundant: also write the pair where the simulation needs none because the value is on the grid
             already (data movement, max pool), so that runtimes can fuse.
+        keep_float_layers: stop ONNX Runtime from quantizing the weights of layers the plan leaves float; see
+            ``_onnx_guard``.
 
     Raises:
         ExportError: something cannot be written, the checker refuses the file, or it does not run.
@@ -103,7 +106,7 @@ def export(
     require_packages()
     if opset not in _OPSETS:
         raise ExportError(f"opset {opset} is not supported", allowed=[str(o) for o in _OPSETS], fix="leave opset out")
-    from quantwright.exporters import _onnx_clean, _onnx_lower
+    from quantwright.exporters import _onnx_clean, _onnx_grid, _onnx_guard, _onnx_lower
 
     encodings = _encodings(prepared, exact_rounding)
     marks = _redundant_marks(prepared, encodings) if qdq_for_redundant else []
@@ -112,6 +115,9 @@ def export(
     module = marked_module(prepared.graph, marks)
     model = to_onnx_ir(prepared.graph, module, prepared.example, names, opset)
     lowered = _onnx_lower.lower(model, encodings)
+    _onnx_grid.quantize_grid_values(model.graph)
+    if keep_float_layers:
+        _onnx_guard.guard_float_layers(model.graph)
     _onnx_clean.clean(model, prepared.graph.name, lowered.stored)
     points = {point: value.name or "" for point, value in lowered.values.items()}
     _onnx_clean.write_points(model, points)

@@ -79,9 +79,7 @@ def assemble(
             owner.register_parameter(leaf, nn.Parameter(value))
         else:
             owner.register_buffer(leaf, value)
-    graph.set_codegen(
-        _PyTreeCodeGen(_PyTreeInfo(list(signature.names), signature.in_spec, signature.out_spec))
-    )
+    graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(list(signature.names), signature.in_spec, signature.out_spec)))
     module = fx.GraphModule(root, graph)
     module.graph.lint()
     return module

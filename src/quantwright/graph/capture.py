@@ -124,15 +124,19 @@ def _proved(model: nn.Module, batch: Batch, reference: Any, name: str) -> Graph:
     for dynamic, strict in ((True, False), (True, True), (False, False), (False, True)):
         try:
             program = _export(model, _resized(batch, 2) if dynamic and batch.size == 1 else batch, dynamic, strict)
-            if dynamic and not _has_symbols(program):
-                continue  # forward uses the batch size as a number
-            graph = build(program, name, names, model)
+        except Exception as error:  # noqa: BLE001  torch.export raises whatever the user's code raises
+            first = first or error
+            continue
+        if dynamic and not _has_symbols(program):
+            continue  # forward uses the batch size as a number
+        graph = build(program, name, names, model)  # what it refuses, no other mode of export would change
+        try:
             graph.check(batch.args, batch.kwargs, reference)
             if dynamic:
                 other = _resized(batch, 3 if batch.size <= 2 else 2)
                 graph.check(other.args, other.kwargs, _reference(model, other))
             return graph
-        except Exception as error:  # noqa: BLE001  torch.export raises whatever the user's code raises
+        except (QuantwrightError, RuntimeError, ValueError, IndexError, TypeError) as error:
             first = first or error
     assert first is not None  # the last attempt returned or failed
     if isinstance(first, QuantwrightError):
@@ -157,7 +161,7 @@ def _dynamic_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def _resized(batch: Batch, size: int) -> Batch:
-    """Returns the batch with another number of samples, repeated as needed (torch.export takes a size of one as fixed)."""
+    """Returns the batch with another number of samples, repeated as needed (export takes a size of one as fixed)."""
 
     def resize(value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.ndim or value.shape[0] != batch.size:

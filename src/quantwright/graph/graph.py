@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -65,8 +66,11 @@ class Graph:
     @property
     def device(self) -> torch.device:
         """Returns where the parameters are (the CPU when there are none)."""
-        first = next(iter(self.tensors().values()), None)
-        return torch.device("cpu") if first is None else first.device
+        return self._place() or torch.device("cpu")
+
+    def _place(self) -> torch.device | None:
+        first = next(itertools.chain(self.module.parameters(), self.module.buffers()), None)
+        return None if first is None else first.device
 
     def facts(self) -> ModelFacts:
         """Returns names, kinds and shapes of the network as it is now, without tensors."""
@@ -172,7 +176,7 @@ class Graph:
             DataError: wrong number, nesting, shape, dtype or device; says what is expected and what came.
         """
         flat = self.signature.flatten(args, kwargs or {})
-        validate(self.inputs, flat, self.device if self.tensors() else None)
+        validate(self.inputs, flat, self._place())
         return flat
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -215,7 +219,8 @@ class Graph:
             raise CaptureError(f"output {index} of the graph has another shape than the model's", where=self.name)
         if want.numel() == 0 or torch.equal(want, got):
             return 0.0
-        a, b = want.double(), got.double()
+        wide = torch.complex128 if want.is_complex() else torch.float64
+        a, b = want.to(wide), got.to(wide)
         finite = a.isfinite()
         size = float(a[finite].abs().max()) if bool(finite.any()) else 0.0
         error = float((a - b)[finite].abs().max()) / max(size, 1e-12) if bool(finite.any()) else 0.0

@@ -62,9 +62,10 @@ class ModuleNames:
         types = {path: kind for node in graph.nodes for _, path, kind in module_stack(node)}
         return cls(types=types, first={path: path for path in types})
 
-    def has_children(self, path: str) -> bool:
-        """Returns whether a module lies inside the one at ``path``."""
-        return any(other.startswith(f"{path}.") for other in self.types) if path else len(self.types) > 1
+    def parents(self) -> frozenset[str]:
+        """Returns the paths of the modules that have modules inside."""
+        inner = {path.rpartition(".")[0] for path in self.types if path}
+        return frozenset(inner)
 
 
 def module_stack(node: fx.Node) -> list[tuple[str, str, str]]:
@@ -80,15 +81,15 @@ def module_stack(node: fx.Node) -> list[tuple[str, str, str]]:
 def attach(graph: fx.Graph, names: ModuleNames) -> None:
     """Sets ``meta["origins"]`` of every operator of a freshly exported graph."""
     fx_names = _FxNames(graph)
-    inner = {path: names.has_children(path) for path in names.types}
+    parents = names.parents()
     for node in graph.nodes:
         if node.op == "placeholder":
             node.meta["origins"] = (Origin(module_path="", module_type="", function="input", fx_name=node.name),)
         elif node.op == "call_function":
-            node.meta["origins"] = (_origin(node, names, inner, fx_names.name(node, names)),)
+            node.meta["origins"] = (_origin(node, names, parents, fx_names.name(node, names)),)
 
 
-def _origin(node: fx.Node, names: ModuleNames, inner: Mapping[str, bool], fx_name: str) -> Origin:
+def _origin(node: fx.Node, names: ModuleNames, parents: frozenset[str], fx_name: str) -> Origin:
     """Returns the origin of one node.
 
     The module whose call made the node is the innermost one when torch defines it (and it is no container) or when it
@@ -96,7 +97,7 @@ def _origin(node: fx.Node, names: ModuleNames, inner: Mapping[str, bool], fx_nam
     """
     stack = [(names.first.get(path, path), kind) for _, path, kind in module_stack(node)]
     path, kind = "", ""
-    if stack and stack[-1][0] and (is_torch_layer(stack[-1][1]) or not inner.get(stack[-1][0], False)):
+    if stack and stack[-1][0] and (is_torch_layer(stack[-1][1]) or stack[-1][0] not in parents):
         path, kind = stack.pop()
     return Origin(
         module_path=path, module_type=kind, function=function_name(node),

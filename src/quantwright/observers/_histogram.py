@@ -31,8 +31,8 @@ class Streaming:
     """Returns an empty streaming histogram per group.
 
     Attributes:
-        counts_GK: values per bin. ``size`` and ``positive``: bin k holds [k w, (k + 1) w); ``both``: the same with
-            k counted from -K/2. The width w is 2**exponent / K (``both``: 2**exponent / (K / 2)).
+        counts_GK: values per bin. Bin k holds [k w, (k + 1) w); with ``both``, k counts from -K/2, and a negative
+            number is put where its mirror image is. The width w is 2**exponent / K (``both``: / (K / 2)).
         exponent_G: every value is smaller than 2**exponent in size, and the largest at least half of that (unless it
             vanishes), so at least half of the bins are in use.
         low_G, high_G: the exact smallest and largest value, float64.
@@ -79,13 +79,13 @@ class Streaming:
 
     def _count(self, piece_RN: Tensor, factor_R1: Tensor) -> Tensor:
         """Returns the counts of some rows: [R, K]."""
-        bins = piece_RN.abs().mul_(factor_R1) if self.side == "size" else piece_RN * factor_R1
+        scaled = piece_RN.abs().mul_(factor_R1) if self.side == "size" else piece_RN * factor_R1
         if self.side == "positive":
-            bins.clamp_(min=0.0)
-        elif self.side == "both":
-            bins.floor_().sub_(self.first)
-        rows, columns = bins.shape[0], self.counts_GK.shape[1]
-        flat = bins.to(torch.int32)  # all are >= 0: truncation is floor
+            scaled.clamp_(min=0.0)
+        flat = scaled.to(torch.int32)  # toward zero
+        if self.side == "both":
+            flat.add_(piece_RN >= 0).sub_(self.first + 1)
+        rows, columns = flat.shape[0], self.counts_GK.shape[1]
         flat += torch.arange(0, rows * columns, columns, dtype=torch.int32, device=flat.device).unsqueeze(1)
         return torch.bincount(flat.reshape(-1), minlength=rows * columns).reshape(rows, columns)
 

@@ -1,9 +1,9 @@
 """Evens out the channel ranges of layers in a row, so that one scale per tensor fits them; the function is kept.
 
 ``vitis`` is what vai_q_pytorch does (spec vai_q_pytorch 4.2): once over the convolutions of a chain, biases counted in.
-``dfq`` is the published method (Nagel et al. 2019, arXiv 1906.04721): all layers, iterated until it settles, then high
-biases absorbed by the next layer. Run ``relu6_to_relu`` and ``fold_batchnorm`` first: a ReLU6 or a batch norm ends a
-chain, and absorption needs the statistics that folding leaves behind.
+``dfq`` is the published method (Nagel et al. 2019, arXiv 1906.04721): all layers, iterated until it settles; on request
+high biases are then absorbed by the next layer, an approximation. Run ``relu6_to_relu`` and ``fold_batchnorm`` first:
+a ReLU6 or a batch norm ends a chain, and absorption needs the statistics that folding leaves behind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from quantwright.config import kinds
-from quantwright.errors import UnknownNameError, did_you_mean
+from quantwright.errors import Problem, Problems, UnknownNameError, did_you_mean
+from quantwright.graph import edit
 from quantwright.graph.graph import Graph
 from quantwright.passes import Change
 from quantwright.passes._absorption import SIGMAS, absorb, scale_statistics
@@ -34,15 +35,23 @@ PARAMS = {
     },
     "absorb_bias": {
         "type": "bool",
-        "default": True,
-        "help": "dfq: move biases that ReLU practically never cuts off into the next layer",
+        "default": False,
+        "help": "dfq: move biases that ReLU hardly ever cuts off into the next layer (an approximation)",
+    },
+    "sigmas": {
+        "type": "float",
+        "default": 3.0,
+        "min": 0,
+        "help": "absorb_bias: a channel counts as above mean - sigmas * deviation; larger moves less and errs less",
     },
     "absorb_padded": {
         "type": "bool",
         "default": False,
-        "help": "dfq: absorb into zero-padded layers too, which changes values at the border",
+        "help": "absorb_bias: into zero-padded layers too, which changes values at the border",
     },
 }
+
+_NAME = "cross_layer_equalization"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,27 +64,53 @@ class Method:
 
 
 def run(
-    graph: Graph, method: str = "dfq", absorb_bias: bool = True, absorb_padded: bool = False
+    graph: Graph,
+    method: str = "dfq",
+    absorb_bias: bool = False,
+    sigmas: float = SIGMAS,
+    absorb_padded: bool = False,
 ) -> list[Change]:
-    """Returns one change per pair of layers that was equalized, and one per absorbed bias."""
+    """Returns one change per pair of layers that was equalized, and one per absorbed bias.
+
+    Raises:
+        ConfigError: a parameter that has no effect with the others.
+        UnknownNameError: no such method.
+    """
     if method not in METHODS:
         raise UnknownNameError(f"no equalization method '{method}'", allowed=METHODS, fix=did_you_mean(method, METHODS))
-    chosen = METHODS[method]
+    _refuse_without_effect(method, absorb_bias, sigmas, absorb_padded)
+    chosen, changes = METHODS[method], []
     if method == "vitis":
-        unshare(graph, chosen.members)
+        changes += [Change(by=_NAME, node=node, text=text) for node, text in unshare(graph, chosen.members)]
     pairs = find_pairs(graph, members=chosen.members, through=chosen.through)
-    changes = [_scaled(pair, s, data) for pair, s, data in chosen.equalize(graph, pairs)]
-    if method == "dfq" and absorb_bias:
-        changes += [
-            _absorbed(pair, c) for pair in pairs if (c := absorb(graph, pair, SIGMAS, padded=absorb_padded)) is not None
-        ]
+    changes += [_scaled(pair, s, data) for pair, s, data in chosen.equalize(graph, pairs)]
+    if absorb_bias:
+        moved = [(pair, absorb(graph, pair, sigmas, padded=absorb_padded)) for pair in pairs]
+        changes += [_absorbed(pair, c) for pair, c in moved if c is not None]
+    edit.clean(graph)
     return changes
+
+
+def _refuse_without_effect(method: str, absorb_bias: bool, sigmas: float, absorb_padded: bool) -> None:
+    problems = Problems()
+    if method == "vitis" and absorb_bias:
+        problems.add(_without_effect("absorb_bias", True, "the method vitis absorbs no biases", "method: dfq"))
+    for name, value, changed in (("sigmas", sigmas, sigmas != SIGMAS), ("absorb_padded", True, absorb_padded)):
+        if changed and not absorb_bias:
+            problems.add(_without_effect(name, value, "nothing is absorbed", "add absorb_bias: true"))
+    problems.raise_if_any()
+
+
+def _without_effect(name: str, value: object, why: str, fix: str) -> Problem:
+    path = f"optimize.{_NAME}.{name}"
+    text = f"{name} has no effect: {why}"
+    return Problem(code="no_effect", message=text, path=path, value=value, fix=f"remove {name}, or {fix}")
 
 
 def _scaled(pair: Pair, s: Tensor, data: dict[str, Any]) -> Change:
     low, high = float(s.min()), float(s.max())
     return Change(
-        by="cross_layer_equalization",
+        by=_NAME,
         node=pair.first.node.name,
         text=f"{pair.first.weight} / s, {pair.second.weight} * s, s from {low:.3g} to {high:.3g}",
         data={"second": pair.second.node.name, "smallest": low, "largest": high, **data},
@@ -84,7 +119,7 @@ def _scaled(pair: Pair, s: Tensor, data: dict[str, Any]) -> Change:
 
 def _absorbed(pair: Pair, c: Tensor) -> Change:
     return Change(
-        by="cross_layer_equalization",
+        by=_NAME,
         node=pair.first.node.name,
         text=f"up to {float(c.max()):.3g} of {pair.first.bias} absorbed by {pair.second.node.name}",
         data={"second": pair.second.node.name, "channels": int((c > 0).sum()), "largest": float(c.max())},

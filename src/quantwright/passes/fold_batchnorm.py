@@ -137,7 +137,8 @@ def _fold(graph: Graph, folds: Sequence[Fold]) -> list[Change]:
             edit.merge_origins(layer.node, fold.norm.node)
             changes.append(_change(layer, fold.norm))
             start = part.stop
-        fold.value.replace_all_uses_with(fold.norm.x)
+        for node in dict.fromkeys((fold.value, fold.norm.node)):
+            edit.erase(graph, node, fold.norm.x)
     return changes
 
 

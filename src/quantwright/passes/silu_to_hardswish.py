@@ -5,6 +5,8 @@ x * sigmoid(x) becomes x * relu6(x + 3) / 6 (Howard et al. 2019, arXiv 1905.0224
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -43,11 +45,15 @@ def _silu_input(node: fx.Node) -> fx.Node | None:
         return node.args[0] if isinstance(node.args[0], fx.Node) else None
     if kind != "mul" or len(node.args) < 2:
         return None
-    for x, gate in (node.args[:2], node.args[1::-1]):
-        if isinstance(x, fx.Node) and isinstance(gate, fx.Node) and ops.kind_of(gate) == "sigmoid":
-            if gate.args[0] is x and len(gate.users) == 1:
-                return x
-    return None
+    first, second = node.args[:2]
+    return _gated(first, second) or _gated(second, first)
+
+
+def _gated(x: Any, gate: Any) -> fx.Node | None:
+    """Returns ``x`` when ``gate`` is its sigmoid and nobody else reads it."""
+    if not isinstance(x, fx.Node) or not isinstance(gate, fx.Node) or ops.kind_of(gate) != "sigmoid":
+        return None
+    return x if gate.args[0] is x and len(gate.users) == 1 else None
 
 
 plugin = run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,20 +66,6 @@ class Explanation:
         }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coverage:
-    """Returns how many tensors are quantized with a scale of their own, with one of another point, and not at all."""
-
-    quantized: int
-    shared: int
-    float: int
-    reasons: Mapping[str, int]  # why float -> how many, most frequent first
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return {"quantized": self.quantized, "shared": self.shared, "float": self.float, "reasons": dict(self.reasons)}
-
-
 def explain(plan: Plan, pattern: str | None = None) -> list[Explanation]:
     """Returns the explanations of all points, or of those a name or glob is about, in execution order.
 
@@ -111,19 +96,6 @@ def render(explanations: Sequence[Explanation]) -> str:
 def to_json(explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
     """Returns explanations as plain JSON values."""
     return [explanation.to_json() for explanation in explanations]
-
-
-def coverage(plan: Plan) -> Coverage:
-    """Returns how much of a model is quantized, and the reasons why the rest is not."""
-    shared = sum(d.spec is not None and isinstance(d.relation, SameAs) for d in plan.decisions)
-    quantized = sum(d.spec is not None for d in plan.decisions) - shared
-    reasons = Counter(d.why_float for d in plan.decisions if d.spec is None)
-    return Coverage(
-        quantized=quantized,
-        shared=shared,
-        float=len(plan.decisions) - quantized - shared,
-        reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
-    )
 
 
 def _fits(name: str, pattern: str) -> bool:

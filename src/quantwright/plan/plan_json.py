@@ -61,13 +61,15 @@ def from_json(data: Mapping[str, Any]) -> Plan:
         )
     try:
         sources = tuple(Source.model_validate(source) for source in data["sources"])
-        return Plan(
+        plan = Plan(
             model=_text(data["model"]),
             target=_text(data["target"]),
             decisions=tuple(_read_decision(item, sources) for item in data["decisions"]),
             notes=tuple(_text(note) for note in data["notes"]),
             warnings=tuple(_text(warning) for warning in data["warnings"]),
         )
+        _check_relations(plan)
+        return plan
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ValidationError) as error:
         raise ArtifactError(f"not a plan: {error!r}", fix="prepare the model again") from error
 
@@ -178,6 +180,23 @@ def _read_value(name: str, value: Any) -> Any:
     if name not in QuantSpec.model_fields:
         raise ValueError(f"field {name!r}")
     return getattr(QuantSpec.model_validate({name: value}), name)
+
+
+def _check_relations(plan: Plan) -> None:
+    """Raises ValueError when a relation leads nowhere or in a circle, or two points have one name."""
+    if len(plan.by_name) != len(plan.decisions):
+        raise ValueError("two points have the same name")
+    for decision in plan.decisions:
+        seen: set[str] = set()
+        name, relation = decision.point.name, decision.relation
+        while isinstance(relation, SameAs):
+            if name in seen:
+                raise ValueError(f"the relations of '{decision.point.name}' go in a circle")
+            seen.add(name)
+            name = relation.point
+            relation = plan[name].relation
+        if isinstance(relation, ProductOf) and not {relation.input, relation.weight} <= plan.by_name.keys():
+            raise ValueError(f"'{name}' is the product of points that are not there")
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,8 @@ For the value of a group, in this order:
     float       with the reason
 
 The spec comes from role ``output`` and rules that match any node of the group. A value produced in float (and an input
-of the network) takes role ``input`` of the first operation that computes on it, with rules ``output`` on the producer.
+of the network) takes role ``input``: of rules that match every operation that computes on it (what only some ask for is
+an edge of theirs), and, in rule order, role ``output`` of rules that match the producer.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from quantwright.plan.groups import Group
 from quantwright.plan.plan import Decision, Point, SameAs
 
 GRID_FIELDS = ("format", "granularity", "symmetric", "narrow_range", "scale", "rounding", "min_scale")
+FUSED = "computed together with"  # how the reason begins of a value that exists only inside what is quantized
 
 
 @dataclass(slots=True)
@@ -58,14 +60,14 @@ class Values:
         return self._axis(chained, context.facts.node(group.host))
 
     def _input_steps(self, group: Group, own: Sequence[int]) -> Steps:
-        """Returns the steps of a value produced in float: rules on its first consumer and on its producer."""
+        """Returns the steps of a value produced in float: rules on all its consumers, and rules on its producer."""
         context = self.context
-        consumers = context.groups.consumers(group)
-        first = context.rules(consumers[0].name) if consumers else ()
+        consumers = [set(context.rules(node.name)) for node in context.groups.consumers(group)]
+        common = set.intersection(*consumers) if consumers else set()
         found: list[tuple[int, str]] = []
-        for number in sorted({*first, *own}):
+        for number in sorted({*common, *own}):
             rule = context.config.rules[number]
-            if number in first and rule.input is not None:
+            if number in common and rule.input is not None:
                 found.append((number, "input"))
             if number in own and rule.output is not None and not group.excluded:
                 found.append((number, "output"))
@@ -199,12 +201,12 @@ class Values:
         why = float_format(chained)
         if why:
             return why
-        return f"computed together with '{self.context.labels[group.host]}' and quantized once, there"
+        return f"{FUSED} '{self.context.labels[group.host]}' and quantized once, there"
 
     def _why_float(self, group: Group) -> str:
         context, head = self.context, self.context.facts.node(group.head)
         if group.absorbed_by is not None:
-            return f"only '{context.labels[group.absorbed_by]}' reads it, and that quantizes what it joins"
+            return f"{FUSED} '{context.labels[group.absorbed_by]}', which alone reads it and quantizes what it joins"
         if group.excluded:
             return context.why_excluded(head.name)
         if head.kind == kinds.INPUT:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quantwright.errors import ArtifactError
+from quantwright.errors import ArtifactError, QuantwrightError
 
 MANIFEST, RUN, TIMINGS, EXPORTED = "manifest.json", "run.json", "timings.json", "model.onnx"
 GRAPH, PLAN = "graph.json", "plan.json"
@@ -74,6 +74,11 @@ def published(folder: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
         yield temporary
         with _writing(asked):
             (_replace_files if in_place else _replace_folder)(temporary, final)
+    except QuantwrightError as error:
+        if error.where is not None and str(temporary) in error.where:  # nobody knows the temporary name
+            error.where = error.where.replace(str(temporary), str(asked))
+            error.args = (error.render(),)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

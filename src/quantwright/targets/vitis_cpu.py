@@ -25,5 +25,5 @@ plugin = Target(
     checks=(only_weights_per_channel,),
     arithmetic=Arithmetic(quantize="reciprocal"),
     optimize=(Step(name="fold_batchnorm"),),
-    calibration=Calibration(inputs="quantized", batch_qparams="batch", modal_ties="smaller_scale"),
+    calibration=Calibration(inputs="quantized", batch_qparams="running", modal_ties="smaller_scale"),
 )
