@@ -271,7 +271,7 @@ def test_explain_takes_its_example_from_data_and_another_target(capsys: pytest.C
     ("arguments", "code", "says"),
     [
         ([*EXPLAIN, "stem.conv.wieght"], 2, "did you mean 'stem.conv.weight'"),
-        ([*EXPLAIN, "a", "b"], 2, "unrecognized arguments: b"),
+        ([*EXPLAIN, "a", "b"], 2, "unrecognized arguments: a b"),
         (EXPLAIN[:4], 2, "--input-shape 1,3,224,224"),
         ([*EXPLAIN[:4], "--input-shape", "1,3,24,24"], 2, "error:"),
     ],

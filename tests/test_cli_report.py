@@ -26,7 +26,10 @@ DESCRIBED: dict[str, Any] = {
     "target": "dpu",
     "dialect": "vai_q_pytorch",
     "warnings": ("rule 3 matched nothing",),
-    "unmapped": ({"path": "a.b", "message": "has no counterpart", "effect": "ignored", "line": 4},),
+    "command": {
+        "unmapped": [{"path": "a.b", "message": "has no counterpart", "effect": "ignored", "line": 4}],
+        "data_notes": ["x.npz: float64 is converted to float32"],
+    },
     "coverage": {"quantized": 12, "float": 2, "reasons": {"softmax is computed in float": 2}},
     "changes": ({"by": "fold_batchnorm", "node": "conv1", "text": "folded bn1", "data": {}},),
 }
@@ -85,7 +88,8 @@ def test_the_terminal_shows_the_table_the_warnings_and_the_files() -> None:
                   ["ONNX Runtime", "98.20 %", "equal"]):  # fmt: skip
         assert any(all(word in line for word in words) for line in lines), words
     for words in ("rule 3 matched nothing", "line 4 a.b: has no counterpart (ignored)", "quantized 12",
-                  "2 x softmax is", "fold_batchnorm 1", "verified:", "1 of 2 points equal", "out/net[1]",
+                  "2 x softmax is", "fold_batchnorm 1", "float64 is converted", "verified:",
+                  "1 of 2 points equal", "out/net[1]",
                   "abababababababab"):  # fmt: skip
         assert words in text, words
 

@@ -21,7 +21,7 @@ FLOORS = {  # room (a module or folder of the package) -> floor; 1a, 1b, 1c of t
     "observers": 3, "fakequant": 3, "passes": 3,
     "prepare": 4, "calibrate": 4,
     "algorithms": 5,
-    "exporters": 6, "report": 6, "verify": 6, "artifacts": 6, "folders": 6,
+    "exporters": 6, "report": 6, "verify": 6, "artifacts": 6,
     "pipeline": 7, "loading": 7, "single": 7, "api": 7,
     "cli": 8, "commands": 8, "compat": 8, "__main__": 8, "__init__": 8,
 }  # fmt: skip

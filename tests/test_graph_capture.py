@@ -14,8 +14,10 @@ from torch.utils import _pytree as pytree
 
 from quantwright.data import Batch
 from quantwright.errors import CaptureError, DataError, ModelError, QuantwrightError
+from quantwright.graph.build import build
 from quantwright.graph.capture import capture, capture_archive
 from quantwright.graph.graph import Graph
+from quantwright.graph.origins import ModuleNames
 
 CACHE: dict[str, Graph] = {}
 
@@ -320,3 +322,16 @@ def test_check_finds_a_changed_parameter() -> None:
     graph.set_parameter("0.bias", graph.parameter("0.bias") + 0.5)
     with pytest.raises(CaptureError, match="differs"):
         graph.check(args, {}, reference)
+
+
+@pytest.mark.parametrize("name", ["in_place", "reused", "tied", "dict"])
+def test_strict_and_non_strict_export_give_the_same_facts(name: str) -> None:
+    model, args = graph_models.build(name)
+    graphs = []
+    for strict in (False, True):
+        program = torch.export.export(model, args, strict=strict)
+        graphs.append(build(program, name, ModuleNames.of(model), model))
+    paths = lambda n: [(o.module_path, o.fx_name) for o in n.origins]  # noqa: E731
+    found = [[(n.kind, n.weight, paths(n)) for n in g.facts().nodes] for g in graphs]
+    assert found[0] == found[1]
+    assert graphs[0].tensors().keys() == graphs[1].tensors().keys()

@@ -62,7 +62,9 @@ def test_modules_only_leaves_functions_alone(spelling: str) -> None:
     assert torch.equal(graph(X), want)
 
 
-@pytest.mark.parametrize("function", [F.relu, lambda x: x.clamp(0, 4), lambda x: x.clamp(-1, 6), lambda x: x.clamp(max=6)])
+@pytest.mark.parametrize(
+    "function", [F.relu, lambda x: x.clamp(0, 4), lambda x: x.clamp(-1, 6), lambda x: x.clamp(max=6)]
+)
 def test_other_clamps_stay(function: Callable[[Tensor], Tensor]) -> None:
     graph = graph_of(lambda m, x: function(x))
     assert relu6_to_relu.run(graph) == [] and torch.equal(graph(X), function(X))

@@ -53,8 +53,8 @@ def equalize(model: nn.Module, x: Tensor, **params: Any) -> tuple[Graph, list[Ch
     graph = capture(model, x)
     changes = run(graph, **params)
     with torch.no_grad():
-        want = model(x)
-        torch.testing.assert_close(graph(x), want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+        for got, want in zip(*(out if isinstance(out, tuple) else (out,) for out in (graph(x), model(x))), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
     assert run(graph, **params) == []
     return graph, changes
 
@@ -89,9 +89,11 @@ def test_dfq_makes_the_ranges_of_every_pair_equal() -> None:
         torch.testing.assert_close(r1, r2, rtol=5e-3, atol=0)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=6)
 @given(
-    st.lists(st.sampled_from(["conv", "depthwise", "grouped", "transposed", "pool", "leaky", "bare"]), min_size=2, max_size=4),
+    st.lists(
+        st.sampled_from(["conv", "depthwise", "grouped", "transposed", "pool", "leaky", "bare"]), min_size=2, max_size=4
+    ),
     st.sampled_from(["flatten", "mean"]),
     st.integers(0, 100),
 )
@@ -107,7 +109,11 @@ def test_random_networks_keep_their_function(blocks: list[str], end: str, seed: 
     }
     torch.manual_seed(seed)
     layers = [layer for block in blocks for layer in made[block]()]
-    tail = [nn.Flatten(), nn.Linear(64, 5)] if end == "flatten" else [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)]
+    tail = (
+        [nn.Flatten(), nn.Linear(64, 5)]
+        if end == "flatten"
+        else [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)]
+    )
     _, changes = equalize(uneven(nn.Sequential(*layers, *tail), seed), torch.randn(2, 4, 4, 4))
     assert len(changes) == sum(block != "pool" for block in blocks)  # every layer but the last one starts a pair
 
@@ -127,7 +133,7 @@ BREAKS: dict[str, Callable[[Any, Tensor], Any]] = {
     "second output": lambda m, x: (lambda y: (m.b(y), y))(m.a(x).relu()),
     "two readers": lambda m, x: (lambda y: m.b(y) + m.c(y))(m.a(x).relu()),
     "shared weight": lambda m, x: m.c(m.a(x).relu()) + m.a(x * 2),
-    "weight as input": lambda m, x: m.b(m.a(x).relu()) + m.a.weight.sum(),
+    "weight as input": lambda m, x: m.b(m.a(x).relu()) * (x.sum() * m.a.weight).sum(),
     "batch norm": _after_first(lambda m, y: m.bn(y)),
 }
 
@@ -168,8 +174,8 @@ def test_linear_layers_on_vectors_and_on_sequences() -> None:
 
 def test_vitis_chains_are_narrower() -> None:
     for module in (nn.LeakyReLU(), nn.Identity()):
-        changes = equalize(uneven(nn.Sequential(nn.Conv2d(3, 4, 1), module, nn.Conv2d(4, 4, 1))), torch.randn(2, 3, 4, 4),
-                           method="vitis")[1]  # fmt: skip
+        model = uneven(nn.Sequential(nn.Conv2d(3, 4, 1), module, nn.Conv2d(4, 4, 1)))
+        changes = equalize(model, torch.randn(2, 3, 4, 4), method="vitis")[1]
         assert bool(changes) == isinstance(module, nn.Identity)
     one_dimension = nn.Sequential(nn.Conv1d(3, 4, 1), nn.ReLU(), nn.Conv1d(4, 4, 1))
     assert equalize(uneven(one_dimension), torch.randn(2, 3, 4), method="vitis")[1] == []
@@ -231,8 +237,10 @@ def test_absorption_is_the_formula_of_the_paper() -> None:
     graph, _ = absorbed(model, x)
     gamma, beta = plain.node("conv2d").meta["batchnorm"]
     c = (beta - 3 * gamma.abs()).clamp_min(0)
-    torch.testing.assert_close(graph.parameter("0.bias"), plain.parameter("0.bias") - c)
-    torch.testing.assert_close(graph.parameter("3.bias"), (plain.parameter("3.weight") * c.view(1, -1, 1, 1)).sum((1, 2, 3)))
+    torch.testing.assert_close(graph.parameter("0.bias"), plain.parameter("0.bias") - c, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        graph.parameter("3.bias"), (plain.parameter("3.weight") * c.view(1, -1, 1, 1)).sum((1, 2, 3))
+    )
     more = absorbed(model, x, sigmas=1.0)[1][0]
     assert more.data["channels"] == 4 and more.data["largest"] > float(c.max())
 
@@ -311,7 +319,7 @@ def sqnr(want: Tensor, got: Tensor) -> float:
 
 @torch.no_grad()
 def test_mobilenet_with_one_scale_per_weight_is_saved_by_equalization(dev_models: Any) -> None:
-    x = dev_models.PREP["up128"](dev_models.data("cifar10_dev.npz")["test_x"][:16])
+    x = dev_models.PREP["up128"](dev_models.data("cifar10_dev.npz")["test_x"][:8])
     model = dev_models.mobilenet()
     graph = capture(model, x[:2])
     relu6_to_relu.run(graph)
@@ -320,6 +328,6 @@ def test_mobilenet_with_one_scale_per_weight_is_saved_by_equalization(dev_models
     before = sqnr(want, rounded(graph)(x))
     for method in METHODS:
         equalized = graph.copy()
-        assert len(run(equalized, method=method)) == 37 - (method == "vitis") * 1
+        assert len(run(equalized, method=method)) == {"dfq": 38, "vitis": 37}[method]  # dfq: the linear head too
         assert sqnr(want, equalized(x)) > 90  # float32 noise
         assert sqnr(want, rounded(equalized)(x)) > before + 8

@@ -35,7 +35,7 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def fold(model: nn.Module, x: Any, **params: Any) -> Graph:
-    """Returns the graph after folding, checked to compute what the model computes and to be left alone by a second run."""
+    """Returns the graph after folding, checked to compute what the model does; a second run must find nothing."""
     args = x if isinstance(x, tuple) else (x,)
     graph = capture(model, args)
     graph.changes = run(graph, **params)  # type: ignore[attr-defined]
@@ -53,7 +53,12 @@ def kinds_of(graph: Graph) -> list[str]:
 
 @pytest.mark.parametrize(
     ("spatial", "transposed", "groups", "bias"),
-    [*itertools.product((1, 2, 3), (False, True), (1,), (True,)), (2, False, 4, False), (2, True, 2, False), (1, False, 2, True)],
+    [
+        *itertools.product((1, 2, 3), (False, True), (1,), (True,)),
+        (2, False, 4, False),
+        (2, True, 2, False),
+        (1, False, 2, True),
+    ],
 )
 def test_folds_into_every_convolution(spatial: int, transposed: bool, groups: int, bias: bool) -> None:
     layer = (CONV_TRANSPOSE if transposed else CONV)[spatial](4, 8, 2, groups=groups, bias=bias)
@@ -143,11 +148,20 @@ def test_a_shared_convolution_with_a_norm_per_use_is_copied() -> None:
     weight = net.conv.weight.detach().clone()
     graph = fold(randomize(net), torch.randn(2, 3, 3, 3))
     assert torch.equal(graph.parameter("conv.weight"), weight)  # the use without a norm keeps the original
-    assert sorted(name for name in graph.tensors() if "weight" in name) == ["conv.weight", "conv.weight_1", "conv.weight_2"]
+    assert sorted(name for name in graph.tensors() if "weight" in name) == [
+        "conv.weight",
+        "conv.weight_1",
+        "conv.weight_2",
+    ]
 
 
 def test_the_vitis_scope_leaves_1d_and_linear_and_simplifies_their_norms() -> None:
-    layers = {"c1": nn.Conv1d(3, 4, 1), "b1": nn.BatchNorm1d(4, affine=False), "fc": nn.Linear(4, 5), "b2": nn.BatchNorm1d(5)}
+    layers = {
+        "c1": nn.Conv1d(3, 4, 1),
+        "b1": nn.BatchNorm1d(4, affine=False),
+        "fc": nn.Linear(4, 5),
+        "b2": nn.BatchNorm1d(5),
+    }
     net = randomize(Net(lambda m, x: m.b2(m.fc(m.b1(m.c1(x)).mean(2))), **layers))
     graph = fold(net, torch.randn(2, 3, 6), scope="vitis")
     infos = [info for node in graph.module.graph.nodes if (info := ops.batch_norm_info(node))]

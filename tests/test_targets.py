@@ -35,8 +35,8 @@ def test_a_target_is_named_after_its_file_and_says_only_known_words(name: str) -
     assert all(target.handling(kind) == "compute" for kind in target.parameters)
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_every_kind_is_placed_sensibly(name: str) -> None:
+@pytest.mark.parametrize("name", ["dpu", "generic", "onnxruntime", "vitis_cpu"])
+def test_every_kind_is_placed_as_documented(name: str) -> None:
     target = load(name)
     by = {kind: target.handling(kind) for kind in kinds.ALL}
     for kind in (*kinds.CONV, *kinds.CONV_TRANSPOSE, *kinds.LINEAR, "add", "mul", "avg_pool", "adaptive_avg_pool"):

@@ -31,6 +31,10 @@ class UsageError(InputError):
     """Returns an error in the command line itself."""
 
 
+class Terminated(BaseException):
+    """Returns the request to end that SIGTERM makes; no Exception and no SystemExit: nobody must take it for one."""
+
+
 class Parser(argparse.ArgumentParser):
     """Returns a parser whose errors are ours, so that they also come as JSON."""
 
@@ -50,8 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             outcome = _run(options)
             _print(outcome, as_json)
             return outcome.code
-    except SystemExit as stop:  # --help and --version, or a signal to end
+    except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else FINE
+    except Terminated:
+        return _fail("ended", {"type": "Terminated", "message": "ended"}, as_json, TERMINATED)
     except KeyboardInterrupt:
         return _fail("interrupted", {"type": "KeyboardInterrupt", "message": "interrupted"}, as_json, INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away: nothing left to say, and nowhere to say it
@@ -245,7 +251,7 @@ def _terminable() -> Iterator[None]:
     """Yields with a request to end (SIGTERM) made an exception, so that nothing half-written stays behind."""
 
     def stop(*_: object) -> None:
-        raise SystemExit(TERMINATED)
+        raise Terminated
 
     try:
         before = signal.signal(signal.SIGTERM, stop)

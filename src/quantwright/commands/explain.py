@@ -11,7 +11,7 @@ from quantwright.errors import InputError
 
 def run(options: argparse.Namespace) -> Outcome:
     """Returns the explanation of the points that match ``options.point``."""
-    config = preflight.look(options)
+    config, _ = preflight.look(options)
     preflight.device(options.device)
     from quantwright.api import decide
     from quantwright.loading.model import input_names, load_model

@@ -47,7 +47,7 @@ class Checks:
 
 
 def look(options: argparse.Namespace) -> Any:
-    """Returns the configuration (or None without one) after every check that needs no torch.
+    """Returns (configuration, what it could not carry over), or None without one, after every check without torch.
 
     Raises:
         InputError: everything that is wrong with config, model, data, target, folder and image options.
@@ -71,10 +71,10 @@ def look(options: argparse.Namespace) -> Any:
 
 
 def read_config(options: argparse.Namespace) -> Any:
-    """Returns the configuration, read with the dialect of the command line; the target is checked on its own."""
-    from quantwright.config.load import load_config
+    """Returns (configuration, what it could not carry over), read as the command line says; the target comes later."""
+    from quantwright.config import load
 
-    return load_config(options.config, dialect=options.dialect)
+    return load.read_config(options.config, dialect=options.dialect)
 
 
 def device(name: str) -> str:

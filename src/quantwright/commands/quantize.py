@@ -13,11 +13,11 @@ from quantwright.report.terminal import progress_bar, render_run
 
 def run(options: argparse.Namespace) -> Outcome:
     """Returns the record of the run; everything is in ``--out``."""
-    config = preflight.look(options)
+    config, unmapped = preflight.look(options)
     model, data, eval_data = _load(options)
     from quantwright.pipeline import quantize
 
-    notes = tuple(note for source in (data, eval_data) if source is not None for note in source.notes)
+    notes = [note for source in (data, eval_data) if source is not None for note in source.notes]
     calibration = data if options.calib_batches is None else data.take(options.calib_batches)
     with progress_bar() as progress:
         result: Any = quantize(
@@ -33,11 +33,10 @@ def run(options: argparse.Namespace) -> Outcome:
             exporter=options.exporter,
             export_options={"exact_rounding": True} if options.exact_rounding else None,
             overwrite=options.overwrite,
-            command=_command(options),
+            command={**_command(options), "unmapped": unmapped, "data_notes": notes},
             progress=progress,
         )
     record: RunRecord = result.record
-    record = record.finish(notes=(*record.notes, *notes))
     color = sys.stdout.isatty()
     verified = record.verdict is None or bool(record.verdict.get("ok"))
     document = {**record.to_json(), "out": options.out}
@@ -51,6 +50,7 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     from quantwright.loading.model import input_names, load_model
     from quantwright.loading.source import load_data
 
+    _seed(options.seed)  # a factory may draw its weights or samples
     checks = preflight.Checks()
     checks.run(preflight.device, options.device)
     model = checks.run(load_model, options.model)
@@ -62,7 +62,19 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     return model, data, eval_data
 
 
+def _seed(seed: int) -> None:
+    """Seeds every generator that a user's factory may use."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def _command(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns what was asked, without what cannot change the result, and what was decided about the data."""
+    """Returns what was asked, without what cannot change the result."""
     left_out = ("command", "json", "traceback", "out", "overwrite")
     return {name: value for name, value in sorted(vars(options).items()) if name not in left_out}

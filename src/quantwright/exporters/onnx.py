@@ -7,7 +7,7 @@ and the difference is measured; ``exact_rounding=True`` writes the rounding out 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,11 +227,17 @@ def _rounding_gap(
         points=len(counts), values=sum(c[0] for c in counts), differing=sum(c[1] for c in counts),
         max_lsb=max((c[2] for c in counts), default=0),
     )  # fmt: skip
-    modes = ", ".join(sorted({e.spec.rounding or "" for e in odd.values()}))
     return gap, [
-        f"{gap.points} points round {modes} in the simulation and half_even in the file: on the example "
-        f"{gap.differing} of {gap.values} values differ, by at most {gap.max_lsb} LSB (exact_rounding avoids it)"
+        f"{gap.points} points {_how(odd.values())} in the simulation and divide and round half_even in the file: on the "
+        f"example {gap.differing} of {gap.values} values differ, by at most {gap.max_lsb} LSB (exact_rounding avoids it)"
     ]
+
+
+def _how(odd: Collection[Encoding]) -> str:
+    """Returns in words how points compute that QuantizeLinear does not compute."""
+    modes = ", ".join(sorted({str(e.spec.rounding) for e in odd}))
+    reciprocal = "multiply by 1/scale and " if any(e.arithmetic == "reciprocal" for e in odd) else ""
+    return f"{reciprocal}round {modes}"
 
 
 def _also(first: Any, second: Any) -> Any:

@@ -34,7 +34,7 @@ def scale_statistics(node: fx.Node, s: Tensor) -> None:
     """Divides what is known about the outputs of ``node`` by the factors its outputs were divided by."""
     known = statistics(node)
     if known is not None:
-        node.meta["batchnorm"] = (known[0] / s, known[1] / s)
+        node.meta["batchnorm"] = tuple((value / s).to(value.dtype) for value in known)
 
 
 def absorb(graph: Graph, pair: Pair, sigmas: float, *, padded: bool) -> Tensor | None:
@@ -55,7 +55,7 @@ def absorb(graph: Graph, pair: Pair, sigmas: float, *, padded: bool) -> Tensor |
     w_GOIK = pair.second.weight_view(graph)
     moved = (w_GOIK.sum(3, keepdim=True, dtype=torch.float64) * per_input(c.double(), w_GOIK)).sum((2, 3)).flatten()
     _add_bias(graph, pair.second, moved)
-    pair.first.node.meta["batchnorm"] = (std, mean - c)
+    pair.first.node.meta["batchnorm"] = (std, torch.where(c > 0, sigmas * std.abs(), mean))
     return c
 
 
@@ -85,7 +85,8 @@ def _passes_shift(node: fx.Node, padded: bool) -> bool:
         plain = not any(_sizes(node, "padding")) and ops.argument(node, "divisor_override") is None
         return padded or plain or not ops.argument(node, "count_include_pad", True)
     if kind == "pad":
-        return padded or not ops.op_name(node).startswith(("constant", "pad"))
+        constant = ops.op_name(node) == "constant_pad_nd" or ops.argument(node, "mode") == "constant"
+        return padded or not constant
     return kind in (*SHIFTED, "max_pool", "adaptive_max_pool", "adaptive_avg_pool", "mean", *kinds.MOVEMENT) or (
         kind in kinds.RESIZE
     )

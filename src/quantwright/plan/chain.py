@@ -49,11 +49,16 @@ class Chains:
     target: Target
     used: set[tuple[int, Role]] = field(default_factory=set)
     _made: dict[tuple[Role, Steps], Chained] = field(default_factory=dict)
+    _steps: dict[tuple[tuple[int, ...], tuple[Role, ...]], Steps] = field(default_factory=dict)
     _set: dict[tuple[int, str, str, str], tuple[Chained, Chained]] = field(default_factory=dict)
 
     def steps(self, rules: Sequence[int], *roles: Role) -> Steps:
         """Returns the specs that ``rules`` set for ``roles``."""
-        return tuple((i, role) for i in rules for role in roles if self.config.rules[i].get(role) is not None)
+        key = (tuple(rules), roles)
+        if key not in self._steps:
+            all_rules = self.config.rules
+            self._steps[key] = tuple((i, role) for i in rules for role in roles if all_rules[i].get(role) is not None)
+        return self._steps[key]
 
     def chain(self, role: Role, steps: Steps = ()) -> Chained:
         """Returns the spec of ``role`` with rules on top."""

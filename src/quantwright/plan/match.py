@@ -35,6 +35,7 @@ _LITERAL = re.compile(r"\[[^\]]*\]|[*?]")
 _FUNCTION_HOMES = re.compile(r"^((torch\.)?(ops|nn\.functional|Tensor)\.|torch\.|operator\.|F\.)")
 _NO_ORIGIN = Origin(module_path="", module_type="", function="")
 _NEAR_MISSES_FOR = 20  # rules; near misses are slow to find in a large model
+_MANY_WORDS = 2_000
 
 Table = Mapping[str, "set[int]"]
 
@@ -135,6 +136,8 @@ class _Index:
     nodes_by_name: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     functions: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     cache: dict[Match, tuple[str, ...]] = field(default_factory=dict)
+    modules: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)  # (condition, word) -> (path, type)
+    words: dict[str, list[str]] = field(default_factory=dict)  # condition -> words that would have matched, sorted
 
     @classmethod
     def of(cls, facts: ModelFacts) -> _Index:
@@ -246,25 +249,34 @@ def _unmatched(rule: Rule, facts: ModelFacts, index: _Index, near: bool) -> tupl
     for key, pattern in _conditions(rule.match):
         if index.find(key, pattern):
             continue
-        gone = _gone(key, pattern, facts)
+        gone = _gone(key, pattern, facts, index)
         if gone:
             return gone, "remove the rule"
-        words = _words(key, index, facts)
+        if key not in index.words:
+            index.words[key] = sorted(_words(key, index, facts))
+        words = index.words[key]
         misses = _near(pattern, words) if near else []
         if misses:
             return "matches no operation of the model", f"did you mean {' or '.join(misses)}?"
-        return "matches no operation of the model", f"the model has, for example: {', '.join(sorted(words)[:8])}"
+        return "matches no operation of the model", f"the model has, for example: {', '.join(words[:8])}"
     return "matches no operation: each condition fits some, but none fits all at once", "drop one of the conditions"
 
 
-def _gone(key: str, pattern: str, facts: ModelFacts) -> str | None:
+def _gone(key: str, pattern: str, facts: ModelFacts, index: _Index) -> str | None:
     """Returns the message for a module that the model has but of which no operation is left, or None."""
-    test = _tester(pattern)
-    for path, kind in facts.module_paths:
-        words = spellings(kind) if key == "type" else (path,) if key == "name" and path else ()
-        if any(map(test, words)):
-            return f"matches no operation: of '{path}' ({spellings(kind)[-1]}) nothing is left in the graph"
-    return None
+    if key == "function":
+        return None
+    if not index.modules:
+        for path, kind in reversed(facts.module_paths):
+            index.modules["name", path] = path, kind
+            index.modules.update({("type", word): (path, kind) for word in spellings(kind)})
+    found = index.modules.get((key, pattern))
+    if found is None and _GLOB.search(pattern):
+        test = _tester(pattern)
+        found = next((module for (of, word), module in index.modules.items() if of == key and test(word)), None)
+    if found is None or (key == "name" and not found[0]):
+        return None
+    return f"matches no operation: of '{found[0]}' ({spellings(found[1])[-1]}) nothing is left in the graph"
 
 
 def _words(key: str, index: _Index, facts: ModelFacts) -> set[str]:
@@ -276,11 +288,13 @@ def _words(key: str, index: _Index, facts: ModelFacts) -> set[str]:
     return set(index.functions)
 
 
-def _near(pattern: str, words: set[str]) -> list[str]:
+def _near(pattern: str, words: Sequence[str]) -> list[str]:
     lowered: dict[str, str] = {}
-    for word in sorted(words):
+    for word in words:
         lowered.setdefault(word.lower(), word)
     wanted = pattern.removeprefix("re:").lower()
     wanted = wanted.rpartition(".")[2] if wanted.startswith(("torch.", "nn.")) else wanted
+    if len(lowered) > _MANY_WORDS:  # similar words nearly always begin or end alike, and this is much faster
+        lowered = {low: word for low, word in lowered.items() if low[:3] == wanted[:3] or low[-4:] == wanted[-4:]}
     close = difflib.get_close_matches(wanted, list(lowered), n=3, cutoff=0.6)
     return [f"'{lowered[word]}'" for word in close]

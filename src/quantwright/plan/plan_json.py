@@ -61,10 +61,11 @@ def from_json(data: Mapping[str, Any]) -> Plan:
         )
     try:
         sources = tuple(Source.model_validate(source) for source in data["sources"])
+        known: dict[str, QuantSpec] = {}
         plan = Plan(
             model=_text(data["model"]),
             target=_text(data["target"]),
-            decisions=tuple(_read_decision(item, sources) for item in data["decisions"]),
+            decisions=tuple(_read_decision(item, sources, known) for item in data["decisions"]),
             notes=tuple(_text(note) for note in data["notes"]),
             warnings=tuple(_text(warning) for warning in data["warnings"]),
         )
@@ -144,7 +145,7 @@ def _value(value: Any) -> Any:
     return value
 
 
-def _read_decision(item: Mapping[str, Any], sources: tuple[Source, ...]) -> Decision:
+def _read_decision(item: Mapping[str, Any], sources: tuple[Source, ...], known: dict[str, QuantSpec]) -> Decision:
     point = item["point"]
     if point["role"] not in ROLES:
         raise ValueError(f"role {point['role']!r}")
@@ -156,9 +157,9 @@ def _read_decision(item: Mapping[str, Any], sources: tuple[Source, ...]) -> Deci
             tensor=_text(point["tensor"]),
             consumers=tuple(_text(name) for name in point["consumers"]),
         ),
-        spec=None if item["spec"] is None else QuantSpec.model_validate(item["spec"]),
+        spec=None if item["spec"] is None else _read_spec(item["spec"], known),
         reasons={
-            name: tuple(Reason(value=_read_value(name, value), source=sources[at]) for value, at in steps)
+            name: tuple(Reason(value=_read_value(name, value, known), source=sources[at]) for value, at in steps)
             for name, steps in item["reasons"].items()
         },
         relation=_read_relation(item["relation"]),
@@ -175,11 +176,19 @@ def _read_relation(item: Mapping[str, str] | None) -> Relation | None:
     return ProductOf(input=_text(item["input"]), weight=_text(item["weight"]))
 
 
-def _read_value(name: str, value: Any) -> Any:
+def _read_spec(fields: Any, known: dict[str, QuantSpec]) -> QuantSpec:
+    """Returns a (partial) spec; ``known`` holds those that were read already, a plan repeats few."""
+    key = repr(fields)
+    if key not in known:
+        known[key] = QuantSpec.model_validate(fields)
+    return known[key]
+
+
+def _read_value(name: str, value: Any, known: dict[str, QuantSpec]) -> Any:
     """Returns the value of a spec field, as the spec holds it."""
     if name not in QuantSpec.model_fields:
         raise ValueError(f"field {name!r}")
-    return getattr(QuantSpec.model_validate({name: value}), name)
+    return getattr(_read_spec({name: value}, known), name)
 
 
 def _check_relations(plan: Plan) -> None:

@@ -84,11 +84,10 @@ class Values:
         """Notes two rules of the same kind that match different nodes of a group and set a field differently."""
         if len(group.members) < 2 or len(numbers) < 2:
             return
-        rules, of_node = self.context.config.rules, self.context.matches.of_node
-        hits = {number: {name for name in group.members if number in of_node.get(name, ())} for number in numbers}
-        last = numbers[-1]
-        for number in numbers[:-1]:
-            if hits[number] & hits[last] or not _same_kind(rules[number].match, rules[last].match):
+        rules, of_node, last = self.context.config.rules, self.context.matches.of_node, numbers[-1]
+        beside = {n for name in group.members if last in of_node.get(name, ()) for n in of_node[name]}
+        for number in numbers:
+            if number in beside or not _same_kind(rules[number].match, rules[last].match):
                 continue
             if _differ(rules[number].output, rules[last].output):
                 self.context.note(

@@ -22,8 +22,8 @@ class RunRecord:
     """Returns everything worth knowing about a run; equal runs give equal records but for ``timings``.
 
     Attributes:
-        command: what was asked on the command line or of ``quantize``, without the name of the output folder.
-        unmapped: what the dialect reader could not carry over, in words.
+        command: what was asked on the command line, without the name of the output folder, and under ``unmapped`` and
+            ``data_notes`` what could not be read from the config and what was decided about the data.
         coverage: how many points are quantized, shared or float, and why.
         changes: what passes and algorithms did: by, node, text, data.
         evaluation: rows ``float``, ``simulated``, ``exported``: top1, top5, agreement, sqnr_db, samples.
@@ -41,7 +41,6 @@ class RunRecord:
     config_notes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    unmapped: tuple[Any, ...] = ()
     coverage: Mapping[str, Any] = field(default_factory=dict)
     changes: tuple[Mapping[str, Any], ...] = ()
     evaluation: tuple[Mapping[str, Any], ...] = ()

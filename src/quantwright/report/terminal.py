@@ -28,8 +28,9 @@ def render_run(record: RunRecord, *, out: str | None = None, color: bool = False
     )
     heading = f"{record.model} for target {record.target}"
     console.print(f"[bold]{_safe(heading)}[/]" + (f"  (config: {_safe(record.dialect)})" if record.dialect else ""))
-    _listing(console, "warning", [*record.warnings, *map(_unmapped, record.unmapped)], "yellow")
-    _listing(console, "note", [*record.config_notes, *record.notes], "dim")
+    unmapped, data_notes = (record.command.get(key) or () for key in ("unmapped", "data_notes"))
+    _listing(console, "warning", [*record.warnings, *map(_unmapped, unmapped)], "yellow")
+    _listing(console, "note", [*record.config_notes, *record.notes, *data_notes], "dim")
     _changes(console, record)
     _coverage(console, record.coverage)
     if record.evaluation:
@@ -82,6 +83,7 @@ def _unmapped(item: Any) -> str:
 
 
 def _listing(console: Any, word: str, texts: list[str], style: str) -> None:
+    texts = list(dict.fromkeys(texts))
     for text in texts[:SHOWN]:
         console.print(f"[{style}]{word}:[/] {_safe(text)}", soft_wrap=True)
     if len(texts) > SHOWN:

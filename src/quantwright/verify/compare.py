@@ -70,12 +70,12 @@ class Power:
 
     def add(self, reference: Tensor, other: Tensor) -> None:
         """Adds one batch; what is not finite in both is left out."""
-        a, b = reference.double(), other.double()
-        both = a.isfinite() & b.isfinite()
-        if not bool(both.all()):
-            a, b = a[both], b[both]
-        self.signal += float(a.square().sum())
-        self.noise += float((a - b).square().sum())
+        signal, noise = _power(reference), _power(reference - other)
+        if not (math.isfinite(signal) and math.isfinite(noise)):
+            both = reference.isfinite() & other.isfinite()
+            signal, noise = _power(reference[both].double()), _power(reference[both].double() - other[both].double())
+        self.signal += signal
+        self.noise += noise
 
     @property
     def db(self) -> float:
@@ -83,6 +83,11 @@ class Power:
         if self.noise == 0:
             return math.inf
         return 10 * math.log10(max(self.signal, 1e-300) / self.noise)
+
+
+def _power(x: Tensor) -> float:
+    """Returns the sum of squares, added up in float64."""
+    return float(torch.sum(x * x, dtype=torch.float64))
 
 
 @dataclass(slots=True)
@@ -99,16 +104,18 @@ class Tally:
         """Returns the differences in steps (absolute ones when there is no step) after counting them.
 
         Shapes:
-            step: broadcasts against both. Result: as the tensors, float64.
+            step: broadcasts against both. Result: as the tensors.
         """
         gap = difference(simulated, exported)
-        steps = gap if step is None else gap / step.double()
         self.values += gap.numel()
-        self.differing += int(torch.count_nonzero(gap))
-        if gap.numel():
-            self.max_abs = max(self.max_abs, float(gap.max()))
-            self.max_lsb = max(self.max_lsb, float(steps.max()))
-            self.sum_lsb += float(steps.sum())
+        different = int(torch.count_nonzero(gap))
+        if not different:
+            return gap
+        steps = gap if step is None else gap / step
+        self.differing += different
+        self.max_abs = max(self.max_abs, float(gap.max()))
+        self.max_lsb = max(self.max_lsb, float(steps.max()))
+        self.sum_lsb += float(steps.sum(dtype=torch.float64))
         return steps
 
     @property
@@ -118,12 +125,12 @@ class Tally:
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
-    """Returns |a - b| in float64: 0 where both are the same infinity or both NaN, infinite where only one is finite."""
-    gap = (a.double() - b.double()).abs_()
-    if bool(gap.isfinite().all()):
+    """Returns |a - b|: 0 where both are the same infinity or both NaN, infinite where only one is finite."""
+    gap = (a - b).abs_() if a.is_floating_point() else (a.double() - b.double()).abs_()
+    if gap.numel() == 0 or math.isfinite(float(gap.max())):  # the maximum of anything with NaN is NaN
         return gap
     same = (a == b) | (a.isnan() & b.isnan())
-    return torch.where(same, torch.zeros_like(gap), gap.nan_to_num_(nan=math.inf))
+    return gap.masked_fill_(gap.isnan(), math.inf).masked_fill_(same, 0.0)
 
 
 def step_of(quantizer: Quantizer, value: Tensor) -> Tensor:
