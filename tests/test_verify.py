@@ -218,7 +218,7 @@ def test_difference_is_zero_exactly_for_equal_values(left: list[float], right: l
         if x == y or (math.isnan(x) and math.isnan(y)):
             assert found == 0
         elif math.isfinite(x) and math.isfinite(y):
-            assert found == abs(x - y)
+            assert found == np.abs(np.float32(x) - np.float32(y))
         else:
             assert found == math.inf
 
@@ -229,10 +229,11 @@ def test_tally_counts_as_numpy_does() -> None:
     exported = simulated + torch.randint(0, 3, (6, 4), generator=generator) * 0.25
     tally = Tally()
     tally.add(simulated[:2], exported[:2], torch.tensor(0.25))
-    tally.add(simulated[2:], exported[2:], torch.tensor(0.25))
+    assert tally.add(simulated[:2], simulated[:2], torch.tensor(0.25)) is None
+    tally.add(simulated[2:], exported[2:], torch.full((4, 1), 0.25))
     steps = ((exported - simulated) / 0.25).numpy()
-    assert (tally.values, tally.differing, tally.max_lsb) == (24, (steps != 0).sum(), steps.max())
-    assert tally.mean_lsb == pytest.approx(steps.mean())
+    assert (tally.values, tally.differing, tally.max_lsb) == (32, (steps != 0).sum(), steps.max())
+    assert tally.mean_lsb == pytest.approx(steps.sum() / 32)
     assert tally.max_abs == 0.5
     assert Tally().mean_lsb == 0
 
@@ -266,10 +267,11 @@ def test_step_of_every_kind_of_point() -> None:
 
 def test_first_difference_names_the_place() -> None:
     a, b = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 2.0], [3.5, 5.0]])
-    found = first_difference("conv:output", 7, difference(a, b) / 0.5, a, b)
-    assert found is not None and (found.index, found.batch, found.lsb) == ((1, 0), 7, 1.0)
+    found = first_difference("conv:output", 7, difference(a, b), torch.tensor(0.5), a, b)
+    assert (found.index, found.batch, found.lsb) == ((1, 0), 7, 1.0)
     assert str(found) == "conv:output [1, 0] of batch 7: simulated 3, exported 3.5 (1 LSB)"
-    assert first_difference("conv:output", 0, difference(a, a), a, a) is None
+    channels = first_difference("conv:output", 7, difference(a, b), torch.tensor([[0.25], [0.125]]), a, b)
+    assert channels.lsb == 4.0
 
 
 def test_json_has_no_infinities() -> None:

@@ -51,11 +51,12 @@ def observe(batches: Tensor | Iterable[Tensor], spec: Spec) -> QParams:
 
 
 def fake_quantize(
-    x: Tensor, spec: Spec, qparams: QParams, *, arithmetic: Literal["divide", "reciprocal"] = "divide"
+    x: Tensor, spec: Spec, qparams: QParams | None, *, arithmetic: Literal["divide", "reciprocal"] = "divide"
 ) -> Tensor:
     """Returns ``x`` rounded to the grid that ``spec`` and ``qparams`` describe, as floating point.
 
     Args:
+        qparams: from ``observe``; None for a float format, which is a cast and has none.
         arithmetic: ``divide`` computes x / scale as ONNX does, ``reciprocal`` x * (1 / scale) as some devices do.
 
     Shapes:
@@ -79,16 +80,18 @@ def complete(spec: Spec) -> QuantSpec:
 
 def _read(spec: Mapping[str, Any]) -> QuantSpec:
     """Returns the spec a configuration with this dict would give the first role that may have it."""
+    if not spec:
+        return QuantSpec()  # every field as in BASE_SPEC; a configuration would call an empty entry without effect
     roles: tuple[Role, ...] = ("output", "weight", "bias")
-    failure: ConfigError | None = None
+    failures = []
     for role in roles:
         try:
             config = load_config({"version": 1, "default": {role: dict(spec)}}, dialect="native")
         except ConfigError as error:
-            failure = failure or _about_spec(error, f"default.{role}")
+            failures.append(_about_spec(error, f"default.{role}"))
         else:
             return config.default.get(role) or QuantSpec()
-    raise failure or ConfigError([])
+    raise failures[0]
 
 
 def _about_spec(error: ConfigError, prefix: str) -> ConfigError:

@@ -89,7 +89,7 @@ class Encoding:
         Shapes:
             both [G].
         """
-        return affine._scales(self._qparams, self.granularity, self.arithmetic)
+        return affine.scales(self._qparams, self.granularity, self.arithmetic)
 
     def axis(self, rank: int) -> int:
         """Returns the axis of per-channel and grouped scales."""

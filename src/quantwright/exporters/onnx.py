@@ -228,8 +228,9 @@ def _rounding_gap(
         max_lsb=max((c[2] for c in counts), default=0),
     )  # fmt: skip
     return gap, [
-        f"{gap.points} points {_how(odd.values())} in the simulation and divide and round half_even in the file: on the "
-        f"example {gap.differing} of {gap.values} values differ, by at most {gap.max_lsb} LSB (exact_rounding avoids it)"
+        f"{gap.points} points {_how(odd.values())} in the simulation and divide and round half_even in the file: "
+        f"on the example {gap.differing} of {gap.values} values differ, by at most {gap.max_lsb} LSB "
+        "(exact_rounding avoids it)"
     ]
 
 

@@ -62,7 +62,7 @@ def dequantize(q: Tensor, qparams: QParams | None, spec: QuantSpec, *, arithmeti
     g = spec.granularity or _DEFAULT
     view = group_view(q, g) if g.kind == "per_group" else q
     qparams = qparams.to(q.device)
-    _, step_G = _scales(qparams, g, arithmetic)
+    _, step_G = scales(qparams, g, arithmetic)
     result = (view - _aligned(qparams.zero_point, view, g)).float().mul_(_aligned(step_G, view, g))
     return ungroup(result, q.shape, g) if g.kind == "per_group" else result
 
@@ -156,7 +156,7 @@ class _Factors:
                 allowed=f"1, or {groups} with granularity {g}",
                 fix="measure the QParams on a tensor of this shape and granularity",
             )
-        by_G, step_G = _scales(qparams, g, arithmetic)
+        by_G, step_G = scales(qparams, g, arithmetic)
         zero_G = qparams.zero_point
         qmin, qmax = _grid(spec.format or "", bool(spec.narrow_range))
         multiply = arithmetic == "reciprocal"
@@ -191,7 +191,7 @@ def _centred(
     return rounded.clamp_(lo, hi)
 
 
-def _scales(qparams: QParams, g: Granularity, arithmetic: str) -> tuple[Tensor, Tensor]:
+def scales(qparams: QParams, g: Granularity, arithmetic: str) -> tuple[Tensor, Tensor]:
     """Returns (what x is divided by or multiplied with, step on the way back), both float32.
 
     Shapes:

@@ -100,23 +100,25 @@ class Tally:
     sum_lsb: float = 0.0
     max_abs: float = 0.0
 
-    def add(self, simulated: Tensor, exported: Tensor, step: Tensor | None) -> Tensor:
-        """Returns the differences in steps (absolute ones when there is no step) after counting them.
+    def add(self, simulated: Tensor, exported: Tensor, step: Tensor | None) -> Tensor | None:
+        """Returns the absolute differences after counting them; None when there are none.
 
         Shapes:
-            step: broadcasts against both. Result: as the tensors.
+            step: broadcasts against both; without, steps are absolute differences. Result: as the tensors.
         """
         gap = difference(simulated, exported)
         self.values += gap.numel()
-        different = int(torch.count_nonzero(gap))
-        if not different:
-            return gap
-        steps = gap if step is None else gap / step
-        self.differing += different
-        self.max_abs = max(self.max_abs, float(gap.max()))
+        worst = float(gap.max()) if gap.numel() else 0.0
+        if worst == 0.0:
+            return None
+        places = gap != 0
+        gaps = gap[places]
+        steps = gaps if step is None else gaps / _at(step, places)
+        self.differing += gaps.numel()
+        self.max_abs = max(self.max_abs, worst)
         self.max_lsb = max(self.max_lsb, float(steps.max()))
         self.sum_lsb += float(steps.sum(dtype=torch.float64))
-        return steps
+        return gap
 
     @property
     def mean_lsb(self) -> float:
@@ -127,10 +129,15 @@ class Tally:
 def difference(a: Tensor, b: Tensor) -> Tensor:
     """Returns |a - b|: 0 where both are the same infinity or both NaN, infinite where only one is finite."""
     gap = (a - b).abs_() if a.is_floating_point() else (a.double() - b.double()).abs_()
-    if gap.numel() == 0 or math.isfinite(float(gap.max())):  # the maximum of anything with NaN is NaN
+    if gap.numel() == 0 or math.isfinite(float(gap.sum())):
         return gap
     same = (a == b) | (a.isnan() & b.isnan())
     return gap.masked_fill_(gap.isnan(), math.inf).masked_fill_(same, 0.0)
+
+
+def _at(step: Tensor, places: Tensor) -> Tensor:
+    """Returns the step of each marked place, or the one step there is."""
+    return step.reshape(()) if step.numel() == 1 else step.expand(places.shape)[places]
 
 
 def step_of(quantizer: Quantizer, value: Tensor) -> Tensor:
@@ -153,21 +160,23 @@ def step_of(quantizer: Quantizer, value: Tensor) -> Tensor:
     one = quantizer.qparams
     if one is None:
         return torch.ones((), dtype=torch.float64)
-    _, step_G = affine._scales(one, g, quantizer.arithmetic)
+    _, step_G = affine.scales(one, g, quantizer.arithmetic)
     return broadcast(step_G.double(), value.shape, g)
 
 
 def first_difference(
-    point: str, batch: int, steps: Tensor, simulated: Tensor, exported: Tensor
-) -> Divergence | None:
-    """Returns the first differing value in memory order, or None."""
-    places = torch.nonzero(steps, as_tuple=False)
-    if not len(places):
-        return None
-    index = tuple(int(i) for i in places[0])
+    point: str, batch: int, gap: Tensor, step: Tensor, simulated: Tensor, exported: Tensor
+) -> Divergence:
+    """Returns the first differing value in memory order.
+
+    Shapes:
+        gap: as the tensors, not zero everywhere; step: broadcasts against it.
+    """
+    flat = int((gap.flatten() != 0).to(torch.uint8).argmax())
+    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), gap.shape))
     return Divergence(
         point=point, batch=batch, index=index, simulated=float(simulated[index]), exported=float(exported[index]),
-        lsb=float(steps[index]),
+        lsb=float(gap[index].double() / step.expand(gap.shape)[index].double()),
     )  # fmt: skip
 
 

@@ -59,6 +59,7 @@ class OutputSlot:
                 self.compared += equal.numel()
 
     def top1(self, which: str) -> float | None:
+        """Returns the fraction of positions whose highest score is the simulation's, or None without scores."""
         return self.same.get(which, 0) / self.compared if self.compared else None
 
 
@@ -100,11 +101,13 @@ def network_outputs(prepared: PreparedModel, where: Mapping[str, str]) -> list[O
 
 
 def tensors(output: Any) -> list[Tensor]:
+    """Returns every tensor of an output, in order, on the CPU."""
     return [leaf.detach().cpu() for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 # -- the file ------------------------------------------------------------------------------------------------------
 def load_onnx(path: Path) -> Any:
+    """Returns the parsed ONNX file."""
     try:
         import onnx
     except ImportError as error:

@@ -120,11 +120,11 @@ class _Session:
     ) -> Callable[[Tensor], None]:
         def tap(value: Tensor) -> None:
             value = value.cpu()
+            theirs, step = exported[point.name], step_of(point.quantizer, value).cpu()
             point.power.add(floats.pop(point.name), value)
-            steps = point.all.add(value, exported[point.name], step_of(point.quantizer, value).cpu())
-            if self.first is None or order < self.first[0]:
-                found = first_difference(point.name, index, steps, value, exported[point.name])
-                self.first = self.first if found is None else (order, found)
+            gap = point.all.add(value, theirs, step)
+            if gap is not None and (self.first is None or order < self.first[0]):
+                self.first = (order, first_difference(point.name, index, gap, step, value, theirs))
 
         return tap
 
