@@ -53,7 +53,10 @@ CONFIGS: dict[str, Any] = {
     "vai dpu": vai("DPU"),
     "vai dpu, cle, bias corr": vai("DPU", cle=True, bias_corr=True),
     "per tensor": PER_TENSOR,
-    "per tensor, cle dfq": {**PER_TENSOR, "optimize": ["fold_batchnorm", {"cross_layer_equalization": {"method": "dfq"}}]},
+    "per tensor, cle dfq": {
+        **PER_TENSOR,
+        "optimize": ["fold_batchnorm", {"cross_layer_equalization": {"method": "dfq"}}],
+    },
     "per tensor, cle dfq, bias corr": {
         **PER_TENSOR,
         "optimize": ["fold_batchnorm", {"cross_layer_equalization": {"method": "dfq"}}],
@@ -75,7 +78,12 @@ def networks(folder: Path) -> dict[str, Any]:
 
     def on_digits() -> Any:
         x, y = pack.digits()
-        return pack.load(importlib.import_module("models").SmallCNN(), "smallcnn_digits.pt"), x[:-500], x[-500:], y[-500:]
+        return (
+            pack.load(importlib.import_module("models").SmallCNN(), "smallcnn_digits.pt"),
+            x[:-500],
+            x[-500:],
+            y[-500:],
+        )
 
     return {
         "resnet20": lambda: on_cifar(pack.resnet20(), "imagenet"),
@@ -105,7 +113,8 @@ def main() -> None:
     parser.add_argument("--calib", type=int, default=128)
     options = parser.parse_args()
     made = networks(options.data)
-    print(f"{'network':16} {'configuration':38} {'float':>7} {'sim':>7} {'ORT':>7} {'agree':>7} {'SQNR':>6} {'ORT=sim':>8} verdict")
+    head = "".join(f" {word:>7}" for word in ("float", "sim", "ORT", "agree", "SQNR"))
+    print(f"{'network':16} {'configuration':38}{head} ORT-sim verdict")
     for name in options.models.split(","):
         model, calibration, test, labels = made[name]()
         for label in options.configs.split(";"):

@@ -57,5 +57,7 @@ def test_statistics_are_numpys(scales: list[float]) -> None:
 
 
 def test_channels_are_independent() -> None:
-    history = [QParams(scale=torch.tensor(s), zero_point=torch.zeros(2, dtype=torch.int32)) for s in ([1.0, 8.0], [2.0, 4.0])]
+    history = [
+        QParams(scale=torch.tensor(s), zero_point=torch.zeros(2, dtype=torch.int32)) for s in ([1.0, 8.0], [2.0, 4.0])
+    ]
     assert combine(history, "max").scale.tolist() == [2.0, 8.0]

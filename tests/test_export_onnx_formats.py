@@ -283,4 +283,3 @@ def _values(model: onnx.ModelProto, names: list[str], path: Path) -> list[np.nda
     )  # fmt: skip
     part = onnx.helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
     return OrtRunner(part.SerializeToString(), fused=False).run(Batch())
-

@@ -1,7 +1,7 @@
 """Whole runs against those recorded from vai_q_pytorch: positions, scales, biases and outputs.
 
-The Net runs contain average pooling, leaky ReLU and hardswish, which the tool replaces by the arithmetic of its device on
-every target (spec 4.6); what those change is compared up to there, the rest exactly.
+The Net runs contain average pooling, leaky ReLU and hardswish, which the tool replaces by the arithmetic of its
+device on every target (spec 4.6); what those change is compared up to there, the rest exactly.
 """
 
 from __future__ import annotations
@@ -141,6 +141,5 @@ def test_cpu_scales_match(vai: Any, name: str) -> None:
         assert quantizer.qparams is not None and quantizer.spec.bits == bits
         exact = quantizer.point.role in ("weight", "bias") or point in EXACT
         ours = float(quantizer.qparams.scale)
-        print(point, ours / scale - 1, int(quantizer.qparams.zero_point) - zero_point)
         assert ours == pytest.approx(scale, rel=1e-6 if exact else 0.02), point
         assert abs(int(quantizer.qparams.zero_point) - zero_point) <= (0 if exact else 1), point

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -91,13 +91,13 @@ class PreparedModel(Engine):
         return registry.load("exporters", exporter)(self, Path(path), **options)
 
     def verify(self, path: str | Path, batches: Iterable[Any] | None = None, **options: Any) -> Verdict:
-        """Returns how far float, simulated and the exported file ``path`` agree on ``batches`` (default: the example)."""
+        """Returns how far float, simulated and the file ``path`` agree on ``batches`` (default: the example)."""
         self._require_calibrated("verify")
         given = [self.example] if batches is None else list(as_batches(batches, self.input_names))
         return verify(self, Path(path), given, **options)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Returns the folder it wrote: graph, weights, QParams and plan, enough for ``load`` to give bit-equal outputs."""
+        """Returns the folder it wrote: enough for ``load`` to give bit-equal outputs."""
         self._require_calibrated("save")
         return artifacts.save(self, Path(folder), overwrite=overwrite)
 

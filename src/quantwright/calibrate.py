@@ -28,7 +28,9 @@ Progress = Callable[[str, int, "int | None"], None]
 class BatchHook(Protocol):
     """Something that must see every calibration batch as it passes (an algorithm's ``during_calibration``)."""
 
-    taps: Mapping[str, Callable[[Tensor], None]]
+    @property
+    def taps(self) -> Mapping[str, Callable[[Tensor], None]]:
+        """Returns node name -> what is done with its value in every batch."""
 
     def before(self) -> None:
         """Runs once, after the weights have QParams and before the first batch."""
@@ -107,7 +109,9 @@ def calibrate(
             if progress is not None:
                 progress("calibrate", count, None)
         if count == 0:
-            raise DataError("the calibration data is empty: not one batch", fix="give at least one batch to calibrate on")
+            raise DataError(
+                "the calibration data is empty: not one batch", fix="give at least one batch to calibrate on"
+            )
     finally:
         for watcher in watchers.values():
             watcher.quantizer.watch = None

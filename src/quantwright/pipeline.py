@@ -89,7 +89,9 @@ def quantize(
 
 def reference_runners(model: nn.Module | Graph, prepared: PreparedModel) -> dict[str, Runner]:
     """Returns how to run the user's float model and the simulation, for ``evaluate``."""
-    if isinstance(model, Graph):  # captured and then optimised in place: the float network is the one without quantizers
+    if isinstance(
+        model, Graph
+    ):  # captured and then optimised in place: the float network is the one without quantizers
 
         def run_float(batch: Batch) -> Any:
             with prepared.floating():
@@ -157,7 +159,9 @@ class _Batches:
         if first is None:
             raise DataError("the data is empty: not one batch", fix="give at least one batch to calibrate on")
         if not any(isinstance(item, Tensor) for item in first.tensors()):
-            raise DataError("the first batch holds no tensor", fix="yield tensors; numpy arrays go through torch.from_numpy")
+            raise DataError(
+                "the first batch holds no tensor", fix="yield tensors; numpy arrays go through torch.from_numpy"
+            )
         return first
 
 

@@ -60,12 +60,21 @@ def lockstep(prepared: PreparedModel, batches: Sequence[Batch], watched: set[str
 def _apply(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Values], count: int) -> Values:
     results = []
     for index in range(count):
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n, i=index: values[n][i])
+        args, kwargs = _arguments(node, values, index)
         if node.op == "call_function":
             results.append(node.target(*args, **kwargs))  # type: ignore[operator]
         else:
             results.append(module.get_submodule(str(node.target))(*args, **kwargs))
     return results
+
+
+def _arguments(node: fx.Node, values: dict[fx.Node, Values], index: int) -> Any:
+    """Returns (args, kwargs) of ``node`` with every node replaced by its value in batch ``index``."""
+
+    def value_of(source: fx.Node) -> Any:
+        return values[source][index]
+
+    return fx.node.map_arg((node.args, node.kwargs), value_of)
 
 
 def _last_uses(module: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:

@@ -19,9 +19,33 @@ ELEMENTWISE = ("add", "sub", "mul", "div", "maximum", "minimum")
 CLAMP = ("relu", "relu6", "clamp", "hardtanh")  # piecewise linear with slopes 0 and 1
 ACTIVATION = ("leaky_relu", "prelu", "elu", "gelu", "silu", "mish", "sigmoid", "tanh", "hardswish", "hardsigmoid",
               "softmax", "log_softmax", "softplus")  # fmt: skip
-MOVEMENT = ("reshape", "flatten", "squeeze", "unsqueeze", "transpose", "permute", "expand", "slice", "select", "split",
-            "chunk", "getitem", "contiguous", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "roll", "flip",
-            "repeat", "gather", "index_select", "unfold", "clone", "dropout", "identity")  # fmt: skip  values unchanged
+MOVEMENT = (
+    "reshape",
+    "flatten",
+    "squeeze",
+    "unsqueeze",
+    "transpose",
+    "permute",
+    "expand",
+    "slice",
+    "select",
+    "split",
+    "chunk",
+    "getitem",
+    "contiguous",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "channel_shuffle",
+    "roll",
+    "flip",
+    "repeat",
+    "gather",
+    "index_select",
+    "unfold",
+    "clone",
+    "dropout",
+    "identity",
+)  # fmt: skip  values unchanged
 PAD = ("pad",)  # constant padding with zero keeps the grid
 RESIZE = ("resize_nearest", "resize")  # nearest keeps the grid, the others interpolate
 JOIN = ("cat", "stack")
@@ -33,4 +57,5 @@ NORM_PART = ("norm_part",)
 
 WEIGHTED = (*CONV, *CONV_TRANSPOSE, *LINEAR, *MATMUL, *NORM, *EMBEDDING, "prelu")  # may own a weight parameter
 ALL = (INPUT, OUTPUT, CONSTANT, OTHER, *CONV, *CONV_TRANSPOSE, *LINEAR, *MATMUL, *NORM, *POOL_AVERAGE, *POOL_MAX,
-       *ELEMENTWISE, *CLAMP, *ACTIVATION, *MOVEMENT, *PAD, *RESIZE, *JOIN, *EMBEDDING, *RECURRENT, *NORM_PART)  # fmt: skip
+       *ELEMENTWISE, *CLAMP, *ACTIVATION, *MOVEMENT, *PAD, *RESIZE, *JOIN, *EMBEDDING,
+       *RECURRENT, *NORM_PART)  # fmt: skip

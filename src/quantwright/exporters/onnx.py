@@ -152,9 +152,7 @@ def require_packages() -> None:
     """Raises MissingDependencyError with the pip line when a package of the extra ``onnx`` is not installed."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingDependencyError(
-            f"ONNX export needs {', '.join(missing)}", fix='pip install "quantwright[onnx]"'
-        )
+        raise MissingDependencyError(f"ONNX export needs {', '.join(missing)}", fix='pip install "quantwright[onnx]"')
 
 
 # -- what to write -------------------------------------------------------------------------------------------------

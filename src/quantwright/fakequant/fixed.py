@@ -89,7 +89,8 @@ class Quantizer(nn.Module):
         """Returns ``x`` rounded to the grid of the current QParams."""
         if not self.ready:
             raise StateError(
-                f"point '{self.point.name}' has no QParams yet", fix="call calibrate(batches) before quantized inference"
+                f"point '{self.point.name}' has no QParams yet",
+                fix="call calibrate(batches) before quantized inference",
             )
         qparams = self.qparams
         if self.dynamic:

@@ -1,7 +1,7 @@
 """Passes: data-free rewrites of the graph that keep (or knowingly approximate) its function.
 
 To add one: write ``passes/<name>.py`` with a docstring, a literal ``PARAMS`` (see ``registry.parameters``) and
-``plugin = run`` where ``run(graph: Graph, **params) -> list[Change]`` edits the graph in place and reports every change.
+``plugin = run`` where ``run(graph: Graph, **params) -> list[Change]`` edits the graph in place and reports each change.
 """
 
 from __future__ import annotations

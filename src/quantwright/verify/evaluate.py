@@ -112,7 +112,9 @@ def evaluate(
             if progress is not None:
                 progress(count)
     if count == 0:
-        raise DataError("the evaluation data is empty: not one batch", fix="give at least one batch, or leave out --eval")
+        raise DataError(
+            "the evaluation data is empty: not one batch", fix="give at least one batch, or leave out --eval"
+        )
     return [tally.row(name, name == reference_name) for name, tally in tallies.items()]
 
 
