@@ -79,7 +79,7 @@ def test_cpu_and_the_seed_of_every_field(tmp_path: Path) -> None:
     assert config.default.output.observer == ObserverSpec(name="mse", params={"histogram": "exact"})
     assert config.default.output.statistic == "max" and config.default.weight.statistic == "all"
     assert config.target == "vitis_cpu" and config.default.weight.min_scale == 0.0
-    assert config.calibration == Calibration(inputs="quantized", batch_qparams="batch", modal_ties="smaller_scale")
+    assert config.calibration == Calibration(inputs="quantized", batch_qparams="running", modal_ties="smaller_scale")
     lines = path.read_text().splitlines()
     for key, word in (("output.observer", '"mse"'), ("weight.observer", '"maxmin"'), ("weight.rounding", "half_even")):
         source = config.default_sources[key]
