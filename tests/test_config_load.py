@@ -56,7 +56,7 @@ def test_no_dialect_names_the_nearest() -> None:
 
 
 def test_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert presets() == ("dpu", "int8", "vai_q_pytorch")
+    assert presets() == ("dpu", "int8", "power_of_two", "vai_q_pytorch")
     for name in presets():
         config = load_config(name)
         assert isinstance(config, QuantConfig)

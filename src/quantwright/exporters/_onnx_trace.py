@@ -118,8 +118,32 @@ def to_onnx_ir(graph: Graph, module: fx.GraphModule, example: Batch, outputs: Se
                 fix="capture it again with an example as the network is used; report the model if that does not help",
             ) from error  # fmt: skip
     model: ir.Model = onnx_program.model
+    _register_constants(model.graph)
     _separate_outputs(model.graph, outputs)
     return model
+
+
+def _register_constants(graph: ir.Graph) -> None:
+    """Registers constants that nodes read but the graph does not list: folding several clamps of one value loses some."""
+    inputs = set(graph.inputs)
+    for node in graph.all_nodes():
+        for value in node.inputs:
+            if value is None or value in inputs or value.producer() is not None or value.const_value is None:
+                continue
+            listed = graph.initializers.get(value.name or "")
+            if listed is value or node.graph is not graph:
+                continue
+            if listed is not None:
+                value.name = free_name(graph, value.name or "constant")
+            graph.register_initializer(value)
+
+
+def free_name(graph: ir.Graph, name: str) -> str:
+    """Returns ``name`` with the first number behind it that no constant of the graph has."""
+    count = 1
+    while f"{name}_{count}" in graph.initializers:
+        count += 1
+    return f"{name}_{count}"
 
 
 def _separate_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
