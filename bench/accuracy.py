@@ -48,6 +48,7 @@ PER_TENSOR = {
 }
 CONFIGS: dict[str, Any] = {
     "int8": "int8",
+    "power_of_two": "power_of_two",
     "vai cpu, per channel, mse": vai("CPU", per_channel=True),
     "vai cpu, per channel, mse, bias corr": vai("CPU", per_channel=True, bias_corr=True),
     "vai dpu": vai("DPU"),
@@ -113,8 +114,8 @@ def main() -> None:
     parser.add_argument("--calib", type=int, default=128)
     options = parser.parse_args()
     made = networks(options.data)
-    head = "".join(f" {word:>7}" for word in ("float", "sim", "ORT", "agree", "SQNR"))
-    print(f"{'network':16} {'configuration':38}{head} ORT-sim verdict")
+    head = "".join(f" {word:>7}" for word in ("float", "sim", "ORT", "agree", "SQNR", "ORT=sim"))
+    print(f"{'network':16} {'configuration':38}{head} verdict")
     for name in options.models.split(","):
         model, calibration, test, labels = made[name]()
         for label in options.configs.split(";"):
@@ -133,10 +134,9 @@ def run(name: str, label: str, model: nn.Module, calibration: Tensor, test: Tens
     assert record is not None
     real, simulated, exported = record.evaluation
     ok = record.verdict is not None and record.verdict["ok"]
-    gap = (exported["top1"] or 0) - (simulated["top1"] or 0)
     print(
         f"{name:16} {label:38} {100 * real['top1']:7.2f} {100 * simulated['top1']:7.2f} {100 * exported['top1']:7.2f} "
-        f"{100 * simulated['agreement']:7.2f} {simulated['sqnr_db']:6.1f} {100 * gap:+8.2f} "
+        f"{100 * simulated['agreement']:7.2f} {simulated['sqnr_db']:7.1f} {100 * exported['same_as_simulated']:7.2f} "
         f"{'ok' if ok else 'NOT OK'} {time.perf_counter() - start:.0f} s",
         flush=True,
     )

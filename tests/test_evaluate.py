@@ -40,6 +40,17 @@ def test_top1_agreement_and_sqnr() -> None:
     assert rows[1].sqnr_db == pytest.approx(10 * math.log10(signal / (4 * 2.5**2)))
 
 
+def test_the_exported_row_is_compared_with_the_simulation_too() -> None:
+    rows = evaluate({"float": identity, "simulated": shifted, "exported": shifted, "other": identity}, batches())
+    assert [row.same_as_simulated for row in rows] == [None, None, 1.0, 0.5]
+    assert rows[2].to_json()["same_as_simulated"] == 1.0
+
+
+def test_ties_go_to_the_lowest_class() -> None:
+    tied = Batch(args=(torch.tensor([[1.0, 1.0, 0.0]]),), labels=torch.tensor([0]))
+    assert evaluate({"float": identity}, [tied])[0].top1 == 1.0
+
+
 def test_equal_outputs_have_infinite_sqnr() -> None:
     rows = evaluate({"float": identity, "simulated": identity}, batches())
     assert rows[1].sqnr_db == math.inf and rows[1].top1 is None and rows[1].samples == 4

@@ -74,9 +74,10 @@ def _correct(prepared: PreparedModel, facts: NodeFacts, floats: list[Tensor], qu
     error_C = channel_mean(quantized, axis) - channel_mean(floats, axis)
     name = facts.bias.name
     old_C = prepared.graph.parameter(name).detach()
-    new_C = (old_C.double() - error_C).to(old_C.dtype)
     quantizer = prepared.quantizers.get(name)
-    before_C, after_C = (old_C, new_C) if quantizer is None else (quantizer(old_C), quantizer(new_C))
+    before_C = old_C if quantizer is None else quantizer(old_C)
+    new_C = (before_C.double() - error_C).to(old_C.dtype)  # the error holds the rounding of the old bias already
+    after_C = new_C if quantizer is None else quantizer(new_C)
     prepared.change_parameter(name, new_C)
     shape = [1] * quantized[0].ndim
     shape[axis] = -1

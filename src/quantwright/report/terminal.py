@@ -116,14 +116,14 @@ def _accuracy_table(rows: tuple[Mapping[str, Any], ...]) -> Any:
     table.add_column("")
     labelled = any(row.get("top1") is not None for row in rows)
     columns = ["top-1", "top-5"] if labelled else []
-    for title in [*columns, "agreement", "SQNR", "samples"]:
+    for title in [*columns, "agreement", "SQNR", "as simulated", "samples"]:
         table.add_column(title, justify="right")
     for row in rows:
         cells = [_percent(row.get("top1")), _percent(row.get("top5"))] if labelled else []
         name = str(row.get("name"))
         table.add_row(
             ROW_NAMES.get(name, _safe(name)), *cells, _percent(row.get("agreement")), _decibel(row.get("sqnr_db")),
-            str(row.get("samples", "")),
+            _percent(row.get("same_as_simulated")), str(row.get("samples", "")),
         )  # fmt: skip
     return table
 

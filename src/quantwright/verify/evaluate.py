@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ class EvaluationRow:
     Attributes:
         top1, top5: fraction of samples whose label is the highest (among the five highest) score; None without labels.
         agreement: fraction of samples (positions, for sequences and images) whose highest score is the float one's.
+        same_as_simulated: the same against the simulation instead of float; None where there is nothing to compare.
         sqnr_db: 10 log10 of float output power over the power of the difference; None for the float row itself.
     Units:
         sqnr_db: decibel.
@@ -34,10 +35,11 @@ class EvaluationRow:
     top5: float | None
     agreement: float | None
     sqnr_db: float | None
+    same_as_simulated: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values."""
-        return {name: getattr(self, name) for name in ("name", "samples", "top1", "top5", "agreement", "sqnr_db")}
+        return asdict(self)
 
 
 @dataclass(slots=True)
@@ -48,14 +50,17 @@ class _Tally:
     top5: int = 0
     compared: int = 0
     agreed: int = 0
+    matched: int | None = None
     signal: float = 0.0
     noise: float = 0.0
 
-    def add(self, scores: Tensor, reference: Tensor, labels: Tensor | None, size: int) -> None:
+    def add(
+        self, scores: Tensor, reference: Tensor, simulated: Tensor | None, labels: Tensor | None, size: int
+    ) -> None:
         """Counts one batch.
 
         Shapes:
-            scores, reference: [N, C], [N, T, C] or [N, C, H, W]; labels: [N].
+            scores, reference, simulated: [N, C], [N, T, C] or [N, C, H, W]; labels: [N].
         """
         axis = class_axis(scores)
         self.samples += size
@@ -65,6 +70,8 @@ class _Tally:
         mine, theirs = scores.argmax(axis), reference.argmax(axis)
         self.compared += mine.numel()
         self.agreed += int((mine == theirs).sum())
+        if simulated is not None:
+            self.matched = (self.matched or 0) + int((mine == simulated.argmax(axis)).sum())
         if labels is not None and scores.ndim == 2:
             ranked = scores.argsort(dim=1, descending=True, stable=True)  # ties, common on a grid: lowest class first
             hits = ranked[:, :5] == labels.to(scores.device)[:, None]
@@ -84,6 +91,7 @@ class _Tally:
             top5=self.top5 / self.labelled if self.labelled else None,
             agreement=self.agreed / self.compared if self.compared else None,
             sqnr_db=sqnr,
+            same_as_simulated=self.matched / self.compared if self.matched is not None and self.compared else None,
         )
 
 
@@ -97,6 +105,8 @@ def evaluate(
 ) -> list[EvaluationRow]:
     """Returns a row per runner; the first is the reference that the others are compared with.
 
+    Runners after the one called ``simulated`` are compared with that one too.
+
     Raises:
         DataError: no batch at all.
     """
@@ -105,10 +115,11 @@ def evaluate(
     count = 0
     with torch.no_grad():
         for batch in batches:
-            reference = first_tensor(runners[reference_name](batch))
+            reference, simulated = first_tensor(runners[reference_name](batch)), None
             for name, runner in runners.items():
-                scores = reference if name == reference_name else first_tensor(runner(batch))
-                tallies[name].add(scores.to(reference.device), reference, batch.labels, batch.size)
+                scores = reference if name == reference_name else first_tensor(runner(batch)).to(reference.device)
+                tallies[name].add(scores, reference, simulated, batch.labels, batch.size)
+                simulated = scores if name == "simulated" else simulated
             count += 1
             if progress is not None:
                 progress(count)
