@@ -102,3 +102,23 @@ def test_a_model_may_name_its_inputs_itself() -> None:
     model = Two()
     model.input_names = ("p", "q")  # type: ignore[assignment]
     assert forward_parameters(model) == ("p", "q")
+
+
+class Flagged(nn.Module):
+    def forward(self, x: torch.Tensor, flag: torch.Tensor | None = None) -> torch.Tensor:
+        return x if flag is None else x + flag
+
+
+class Both(nn.Module):
+    def forward(self, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return x + ids[:, None]
+
+
+def test_labels_are_labels_when_the_second_parameter_is_optional() -> None:
+    pair = (torch.randn(4, 3), torch.arange(4))
+    flagged = as_batch(pair, forward_parameters(Flagged()))
+    assert len(flagged.args) == 1 and torch.equal(flagged.labels, pair[1])
+    both = as_batch(pair, forward_parameters(Both()))
+    assert len(both.args) == 2 and both.labels is None
+    mask = as_batch((pair[0], torch.ones(4, 3)), forward_parameters(Flagged()))
+    assert len(mask.args) == 2 and mask.labels is None

@@ -45,8 +45,8 @@ def as_batch(item: Any, parameters: Sequence[str] = ()) -> Batch:
 
     A tensor is the one input; a dict whose keys are parameter names of ``forward`` becomes keyword inputs, any other
     dict is the one input; ``(inputs, labels)`` is recognised when the second element is an integer tensor or array of
-    one dimension (or a plain int) and the model takes fewer inputs than the tuple has elements; any other tuple or
-    list is the positional inputs.
+    one dimension (or a plain int) and the model does not need two inputs; any other tuple or list is the positional
+    inputs.
 
     Args:
         parameters: parameter names of the model's ``forward``, as far as known.
@@ -61,7 +61,8 @@ def as_batch(item: Any, parameters: Sequence[str] = ()) -> Batch:
         return Batch(args=(dict(item),))
     if isinstance(item, (tuple, list)):
         items = list(item)
-        if len(items) == 2 and _is_labels(items[1]) and (len(parameters) < 2 or not isinstance(items[0], Tensor)):
+        required = parameters.required if isinstance(parameters, Parameters) else len(parameters)
+        if len(items) == 2 and _is_labels(items[1]) and (required < 2 or not isinstance(items[0], Tensor)):
             inner = as_batch(items[0], parameters)
             return Batch(args=inner.args, kwargs=inner.kwargs, labels=torch.as_tensor(items[1]))
         return Batch(args=tuple(items))
@@ -82,13 +83,22 @@ def as_batches(items: Iterable[Any], parameters: Sequence[str] = ()) -> Iterator
         yield as_batch(item, parameters)
 
 
+class Parameters(tuple[str, ...]):
+    """Returns the parameter names of a ``forward``; the first ``required`` of them have no default."""
+
+    required: int = 0
+
+
 def forward_parameters(model: nn.Module) -> tuple[str, ...]:
-    """Returns the names of the *required* parameters of ``model.forward`` and of the optional ones after them."""
+    """Returns the names of the parameters of ``model.forward``, the required ones first, as Parameters."""
     names = getattr(model, "input_names", None)
     if isinstance(names, tuple):
         return names
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return tuple(p.name for p in inspect.signature(model.forward).parameters.values() if p.kind in kinds)
+    taken = [p for p in inspect.signature(model.forward).parameters.values() if p.kind in kinds]
+    found = Parameters(p.name for p in taken)
+    found.required = sum(p.default is inspect.Parameter.empty for p in taken)
+    return found
 
 
 def _is_labels(value: Any) -> bool:

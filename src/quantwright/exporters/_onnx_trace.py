@@ -124,7 +124,7 @@ def to_onnx_ir(graph: Graph, module: fx.GraphModule, example: Batch, outputs: Se
 
 
 def _register_constants(graph: ir.Graph) -> None:
-    """Registers constants that nodes read but the graph does not list: folding several clamps of one value loses some."""
+    """Registers constants that nodes read but the graph lacks: fusing several clamps of one value loses some."""
     inputs = set(graph.inputs)
     for node in graph.all_nodes():
         for value in node.inputs:
