@@ -65,6 +65,9 @@ def test_a_fixed_weight_is_quantized_once_until_it_changes(calibrated: PreparedM
         assert quantizer(weight) is first
         weight.mul_(1.0)
         assert quantizer(weight) is not first
+        again = quantizer(weight)
+        weight.data = weight.data.clone()  # what moving a module to another device or dtype does
+        assert quantizer(weight) is not again
 
 
 def test_the_users_model_is_not_touched() -> None:

@@ -99,10 +99,12 @@ def reference_runners(model: nn.Module | Graph, prepared: PreparedModel) -> dict
 
         return {"float": run_float, "simulated": prepared.run}
     user_model = model
+    home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
     def run_user(batch: Batch) -> Any:
+        there = batch.to(home)
         with evaluating(user_model):
-            return user_model(*batch.args, **batch.kwargs)
+            return user_model(*there.args, **there.kwargs)
 
     return {"float": run_user, "simulated": prepared.run}
 

@@ -44,7 +44,7 @@ class Quantizer(nn.Module):
         self.register_buffer("scale", None)
         self.register_buffer("zero_point", None)
         self._fixed = point.role in ("weight", "bias")
-        self._cached: tuple[Tensor, int, Tensor] | None = None
+        self._cached: tuple[Tensor, tuple[int, int], Tensor] | None = None
 
     @property
     def dynamic(self) -> bool:
@@ -81,8 +81,9 @@ class Quantizer(nn.Module):
             return self.watch(x) if self.watch is not None else x
         if not self._fixed or (torch.is_grad_enabled() and x.requires_grad):
             return self.apply_qparams(x)
-        if self._cached is None or self._cached[0] is not x or self._cached[1] != x._version:
-            self._cached = (x, x._version, self.apply_qparams(x))
+        now = (x._version, x.data_ptr())  # changed in place, or moved to another device or dtype
+        if self._cached is None or self._cached[0] is not x or self._cached[1] != now:
+            self._cached = (x, now, self.apply_qparams(x))
         return self._cached[2]
 
     def apply_qparams(self, x: Tensor) -> Tensor:
