@@ -43,7 +43,7 @@ def vai(device: str, **changes: Any) -> dict[str, Any]:
 
 PER_TENSOR = {
     "version": 1,
-    "default": {"weight": {"granularity": "per_tensor"}},
+    "default": {"weight": {"granularity": "per_tensor"}, "activation": {"observer": "mse"}},
     "optimize": ["fold_batchnorm"],
 }
 CONFIGS: dict[str, Any] = {
@@ -54,14 +54,14 @@ CONFIGS: dict[str, Any] = {
     "vai dpu": vai("DPU"),
     "vai dpu, cle, bias corr": vai("DPU", cle=True, bias_corr=True),
     "per tensor": PER_TENSOR,
-    "per tensor, cle dfq": {
-        **PER_TENSOR,
-        "optimize": ["fold_batchnorm", {"cross_layer_equalization": {"method": "dfq"}}],
-    },
-    "per tensor, cle dfq, bias corr": {
-        **PER_TENSOR,
-        "optimize": ["fold_batchnorm", {"cross_layer_equalization": {"method": "dfq"}}],
-        "refine": ["bias_correction"],
+    **{
+        f"per tensor, cle {method}{', bias corr' if refine else ''}": {
+            **PER_TENSOR,
+            "optimize": ["fold_batchnorm", {"cross_layer_equalization": {"method": method}}],
+            "refine": refine,
+        }
+        for method in ("vitis", "dfq")
+        for refine in ([], ["bias_correction"])
     },
 }
 
