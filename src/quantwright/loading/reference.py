@@ -147,7 +147,8 @@ def _check_names(path: Path, name: str, error: type[QuantwrightError]) -> None:
         ) from problem
     defined, is_open = _bound_names(tree)
     if not is_open and name.split(".")[0] not in defined:
-        words = sorted(word for word in defined if not word.startswith("_"))
+        makers = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+        words = sorted(word for word in makers or defined if not word.startswith("_"))
         raise error(f"there is no '{name}' in it", where=str(path), allowed=_few(words), fix=did_you_mean(name, words))
 
 
