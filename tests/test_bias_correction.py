@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from quantwright.algorithms._lockstep import channel_mean, lockstep
 from quantwright.algorithms._vitis_bias import Progress
 from quantwright.api import PreparedModel, prepare
 from quantwright.data import Batch
+from quantwright.errors import DataError
 
 COARSE = {
     "version": 1,
@@ -92,6 +94,23 @@ def test_layers_without_bias_are_left_alone() -> None:
     model = prepared(COARSE, nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 2)), [x])
     model.refine([x])
     assert [change.node for change in model.changes if change.by == "bias_correction"] == ["linear_1"]
+
+
+def test_no_more_batches_are_read_than_are_needed() -> None:
+    batches = vai_models.data("Net")
+    model = prepared({**COARSE, "refine": [{"bias_correction": {"samples": 8}}]}, vai_models.build("Net"), batches)
+    read: list[int] = []
+
+    class Counted:
+        def __iter__(self) -> Iterator[Tensor]:
+            for index, batch in enumerate(batches):  # four batches of four
+                read.append(index)
+                yield batch
+
+    model.refine(Counted())
+    assert read == [0, 1]
+    with pytest.raises(DataError, match="not one batch"):
+        model.refine([])
 
 
 def test_channel_mean_is_torchs_mean() -> None:

@@ -19,7 +19,7 @@ from torch import nn
 
 from quantwright.config.spec import BASE_SPEC, Granularity
 from quantwright.data import Batch
-from quantwright.errors import ArtifactError, DataError
+from quantwright.errors import ArtifactError, DataError, VerificationError
 from quantwright.exporters.onnx import export
 from quantwright.fakequant.fixed import Quantizer
 from quantwright.numerics.qparams import QParams
@@ -283,3 +283,12 @@ def test_json_has_no_infinities() -> None:
 def test_an_empty_verdict_is_ok() -> None:
     verdict = Verdict(file="f", samples=1, tolerance=1.0, points=(), outputs=())
     assert verdict.ok and verdict.render()[1].startswith("  points: 0 of 0")
+
+
+def test_require_gives_the_verdict_or_raises_with_every_problem() -> None:
+    good = Verdict(file="f", samples=1, tolerance=1.0, points=(), outputs=())
+    assert good.require() is good
+    bad = Verdict(file="m.onnx", samples=1, tolerance=1.0, points=(), outputs=(), problems=("one is off", "two is off"))
+    with pytest.raises(VerificationError, match=r"m\.onnx.*one is off; two is off") as caught:
+        bad.require()
+    assert caught.value.exit_code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import graph_models
@@ -12,6 +13,7 @@ from torch import nn
 from quantwright.api import prepare
 from quantwright.data import Batch
 from quantwright.errors import ConfigError, DataError
+from quantwright.graph.capture import capture
 from quantwright.pipeline import quantize
 
 #: one per kind of thing an exporter can trip over; tests of capture and of single operators cover the others
@@ -61,6 +63,24 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     model = quantize(small(), "int8", iter(labelled()), evaluate=True)
     assert model.record is not None and [row["name"] for row in model.record.evaluation] == ["float", "simulated"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_is_compared_with_what_it_was_before_passes() -> None:
+    class Clipped(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.relu6(x).flatten(1)
+
+    config = {"version": 1, "optimize": ["relu6_to_relu"]}  # changes what the network computes
+    data = [torch.full((4, 3, 2, 2), 9.0)]
+    record = quantize(capture(Clipped(), data[0]), config, data, evaluate=True).record
+    assert record is not None and record.evaluation[1]["sqnr_db"] == pytest.approx(10 * math.log10(36 / 9), abs=0.1)
+
+
+def test_config_notes_are_told_once() -> None:
+    config = {"target_device": "CPU", "keep_add_layer_accuracy": True, "include_cle": False, "include_bias_corr": False}
+    record = quantize(small(), config, labelled()).record
+    assert record is not None and record.config_notes
+    assert not set(record.config_notes) & set(record.notes)
 
 
 def test_the_users_model_keeps_its_mode() -> None:

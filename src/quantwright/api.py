@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from quantwright.algorithms import Algorithm
 from quantwright.calibrate import Progress
 from quantwright.config.config import QuantConfig, Step
 from quantwright.config.load import load_config
-from quantwright.data import Batch, as_batch, as_batches, forward_parameters
+from quantwright.data import Batch, Batches, as_batch, as_batches, forward_parameters
 from quantwright.errors import StateError
 from quantwright.graph.capture import capture
 from quantwright.graph.graph import Graph
@@ -58,7 +58,7 @@ class PreparedModel(Engine):
             "target": self.target.name,
             "dialect": self.config.dialect,
             "config_notes": self.config.notes,
-            "notes": (*self.graph.notes, *self.plan.notes),
+            "notes": (*self.graph.notes, *(note for note in self.plan.notes if note not in self.config.notes)),
             "warnings": self.plan.warnings,
             "coverage": coverage(self.plan),
             "changes": self.changes,
@@ -78,7 +78,7 @@ class PreparedModel(Engine):
         """Returns self after the algorithms of the config's ``refine``, in order."""
         self._require_calibrated("refine")
         steps = self._algorithms()
-        held: Sequence[Batch] = list(as_batches(batches, self.input_names)) if steps else []
+        held = Batches(batches, self.input_names)
         for index, (step, algorithm) in enumerate(steps):
             self.changes.extend(algorithm.run(self, held, **step.params))
             if progress is not None:
@@ -93,7 +93,7 @@ class PreparedModel(Engine):
     def verify(self, path: str | Path, batches: Iterable[Any] | None = None, **options: Any) -> Verdict:
         """Returns how far float, simulated and the file ``path`` agree on ``batches`` (default: the example)."""
         self._require_calibrated("verify")
-        given = [self.example] if batches is None else list(as_batches(batches, self.input_names))
+        given = [self.example] if batches is None else as_batches(batches, self.input_names)
         return verify(self, Path(path), given, **options)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:

@@ -83,6 +83,38 @@ def as_batches(items: Iterable[Any], parameters: Sequence[str] = ()) -> Iterator
         yield as_batch(item, parameters)
 
 
+class Batches:
+    """Returns batches that can be gone through again and again; nothing is held in memory but what an iterator gave.
+
+    Args:
+        items: what ``as_batches`` takes; an iterator, which can be read once only, is read into a list.
+        device: where every batch goes.
+    """
+
+    def __init__(self, items: Iterable[Any], parameters: Sequence[str] = (), device: str = "cpu") -> None:
+        self._items = list(items) if isinstance(items, Iterator) else items
+        self._parameters = parameters
+        self._device = device
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in as_batches(self._items, self._parameters):
+            yield batch if self._device == "cpu" else batch.to(self._device)
+
+    def first(self) -> Batch:
+        """Returns the first batch.
+
+        Raises:
+            DataError: there is none, or it holds no tensor.
+        """
+        first = next(iter(self), None)
+        if first is None:
+            raise DataError("the data is empty: not one batch", fix="give at least one batch to calibrate on")
+        if not first.tensors():
+            fix = "yield tensors; numpy arrays go through torch.from_numpy"
+            raise DataError("the first batch holds no tensor", fix=fix)
+        return first
+
+
 class Parameters(tuple[str, ...]):
     """Returns the parameter names of a ``forward``; the first ``required`` of them have no default."""
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from quantwright import artifacts
 from quantwright.api import Config, PreparedModel, prepare
 from quantwright.calibrate import Progress
-from quantwright.data import Batch, as_batches, forward_parameters
-from quantwright.errors import DataError
+from quantwright.data import Batch, Batches, forward_parameters
 from quantwright.graph.graph import Graph
 from quantwright.report.folder import published
 from quantwright.report.record import RunRecord
@@ -55,13 +54,14 @@ def quantize(
         command: what was asked, for the record; the calling program decides what is worth keeping.
 
     Raises:
-        InputError: config, model or data cannot be used. ExportError, VerificationError: the file is not right.
-        Nothing has been written then.
+        InputError: config, model or data cannot be used. ExportError: the file could not be written or does not run.
+        Nothing has been written then. A file that runs but differs is written, and ``record.verdict["ok"]`` is False.
     """
     torch.manual_seed(seed)
     clock = _Clock()
     names = tuple(model.input_names) if isinstance(model, Graph) else forward_parameters(model)
-    batches = _Batches(data, names, device)
+    batches = Batches(data, names, device)
+    float_model = model.copy() if evaluate and isinstance(model, Graph) else model  # prepare optimises a graph in place
     with clock.lap("prepare"):
         prepared = prepare(model, config, batches.first(), target=target, dialect=dialect, device=device)
     with clock.lap("calibrate"):
@@ -69,8 +69,8 @@ def quantize(
     with clock.lap("refine"):
         prepared.refine(batches, progress=progress)
     prepared.record = RunRecord.start({**prepared.describe(), "command": dict(command or {})}, seed=seed, device=device)
-    held = batches if eval_data is None else _Batches(eval_data, names, device)
-    runners = reference_runners(model, prepared) if evaluate else {}
+    held = batches if eval_data is None else Batches(eval_data, names, device)
+    runners = reference_runners(float_model, prepared) if evaluate else {}
     if out is None:
         prepared.record = _finish(prepared.record, None, None, _rows(runners, held, clock, progress), clock)
         return prepared
@@ -88,25 +88,16 @@ def quantize(
 
 
 def reference_runners(model: nn.Module | Graph, prepared: PreparedModel) -> dict[str, Runner]:
-    """Returns how to run the user's float model and the simulation, for ``evaluate``."""
-    if isinstance(
-        model, Graph
-    ):  # captured and then optimised in place: the float network is the one without quantizers
+    """Returns how to run the float model and the simulation, for ``evaluate``."""
+    network = model.module if isinstance(model, Graph) else model
+    home = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
-        def run_float(batch: Batch) -> Any:
-            with prepared.floating():
-                return prepared.run(batch)
-
-        return {"float": run_float, "simulated": prepared.run}
-    user_model = model
-    home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-    def run_user(batch: Batch) -> Any:
+    def run_float(batch: Batch) -> Any:
         there = batch.to(home)
-        with evaluating(user_model):
-            return user_model(*there.args, **there.kwargs)
+        with evaluating(network):
+            return model(*there.args, **there.kwargs)
 
-    return {"float": run_user, "simulated": prepared.run}
+    return {"float": run_float, "simulated": prepared.run}
 
 
 @contextlib.contextmanager
@@ -137,34 +128,6 @@ def _rows(
 
 def _finish(record: RunRecord, export: Any, verdict: Any, rows: Sequence[EvaluationRow], clock: _Clock) -> RunRecord:
     return record.finish(export=export, verdict=verdict, evaluation=list(rows), timings=clock.laps)
-
-
-class _Batches:
-    """Returns re-iterable batches on a device; says so when the data can be read only once or is empty."""
-
-    def __init__(self, data: Iterable[Any], parameters: Sequence[str], device: str) -> None:
-        self._data = list(data) if isinstance(data, Iterator) else data
-        self._parameters = parameters
-        self._device = device
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in as_batches(self._data, self._parameters):
-            yield batch if self._device == "cpu" else batch.to(self._device)
-
-    def first(self) -> Batch:
-        """Returns the first batch.
-
-        Raises:
-            DataError: there is none, or it holds no tensor.
-        """
-        first = next(iter(self), None)
-        if first is None:
-            raise DataError("the data is empty: not one batch", fix="give at least one batch to calibrate on")
-        if not any(isinstance(item, Tensor) for item in first.tensors()):
-            raise DataError(
-                "the first batch holds no tensor", fix="yield tensors; numpy arrays go through torch.from_numpy"
-            )
-        return first
 
 
 class _Clock:

@@ -131,7 +131,8 @@ def insert(graph: Graph, plan: Plan, target: Target) -> dict[str, Quantizer]:
     for decision in ordered:
         if decision.redundant:
             continue
-        quantizer = Quantizer(decision.point, _spec(decision), target.arithmetic.quantize)
+        assert decision.spec is not None  # quantized() leaves out what stays float
+        quantizer = Quantizer(decision.point, decision.spec, target.arithmetic.quantize)
         path = f"quantizers.{_attribute(decision.point.name, module)}"
         module.add_submodule(path, quantizer)
         for value in _values(graph, decision):
@@ -141,10 +142,6 @@ def insert(graph: Graph, plan: Plan, target: Target) -> dict[str, Quantizer]:
     module.recompile()
     order = {d.point.name: index for index, d in enumerate(plan.decisions)}
     return dict(sorted(made.items(), key=lambda item: order[item[0]]))
-
-
-def _spec(decision: Decision) -> Any:
-    return decision.spec
 
 
 def _attribute(name: str, module: fx.GraphModule) -> str:
@@ -180,7 +177,7 @@ def _insert_one(module: fx.GraphModule, value: fx.Node, path: str, decision: Dec
         source = next((u for u in value.users if u.meta.get("point") and not u.meta.get("edge")), value)
     with module.graph.inserting_after(source):
         node = module.graph.call_module(path, (source,))
-    node.meta = {key: value.meta[key] for key in ("val", "tensor_meta", "origins") if key in value.meta}
+    node.meta = {key: value.meta[key] for key in ("shape", "dtype", "origins") if key in value.meta}
     node.meta.update(point=decision.point.name, kind="quantizer", edge=bool(decision.point.consumers))
     wanted = set(decision.point.consumers)
     for user in list(source.users):

@@ -25,7 +25,8 @@ class Algorithm:
     """Returns one algorithm.
 
     Attributes:
-        run: ``(prepared: PreparedModel, batches: Sequence[Batch], **params) -> list[Change]``.
+        run: ``(prepared: PreparedModel, batches: Iterable[Batch], **params) -> list[Change]``; the
+            batches can be gone through several times.
         during_calibration: ``(prepared: PreparedModel, **params) -> BatchHook | None``.
     """
 

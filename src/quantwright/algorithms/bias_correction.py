@@ -8,7 +8,7 @@ against the local error of the layer, until the noise stops shrinking.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, fx
@@ -19,6 +19,7 @@ from quantwright.algorithms._vitis_bias import VitisBiasCorrection
 from quantwright.calibrate import BatchHook
 from quantwright.config.kinds import CONV, CONV_TRANSPOSE, LINEAR
 from quantwright.data import Batch
+from quantwright.errors import DataError
 from quantwright.passes import Change
 from quantwright.plan.facts import NodeFacts
 from quantwright.prepare import PreparedModel
@@ -33,7 +34,7 @@ KINDS = (*CONV, *CONV_TRANSPOSE, *LINEAR)
 
 def run(
     prepared: PreparedModel,
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     *,
     method: str = "empirical",
     samples: int = 256,
@@ -91,15 +92,17 @@ def _correct(prepared: PreparedModel, facts: NodeFacts, floats: list[Tensor], qu
     )
 
 
-def _first(batches: Sequence[Batch], samples: int) -> list[Batch]:
-    """Returns the first batches that hold at least ``samples`` samples."""
+def _first(batches: Iterable[Batch], samples: int) -> list[Batch]:
+    """Returns the first batches that hold at least ``samples`` samples; no more are read."""
     chosen: list[Batch] = []
     count = 0
     for batch in batches:
-        if count >= samples:
-            break
         chosen.append(batch)
         count += batch.size
+        if count >= samples:
+            break
+    if not chosen:
+        raise DataError("there is no data to correct biases on: not one batch", fix="refine on the calibration batches")
     return chosen
 
 

@@ -145,9 +145,8 @@ def _verdict(console: Any, verdict: Mapping[str, Any] | None) -> None:
     points = list(verdict.get("points") or [])
     equal = sum(point.get("differing") == 0 for point in points)
     worst = max((_number(point.get("local_max_lsb")) for point in points), default=0.0)
-    detail = (
-        f" ({equal} of {len(points)} points equal bit for bit, the others within {worst:.3g} LSB)" if points else ""
-    )
+    others = f", the others within {worst:.3g} LSB" if equal < len(points) else ""
+    detail = f" ({equal} of {len(points)} points equal bit for bit{others})" if points else ""
     if verdict.get("ok"):
         console.print(f"[green]verified:[/] the exported file computes what was simulated{detail}", soft_wrap=True)
     else:

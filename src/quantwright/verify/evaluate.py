@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from quantwright.data import Batch
 from quantwright.errors import DataError
+from quantwright.verify.compare import Power
 
 Runner = Callable[[Batch], Any]
 
@@ -51,8 +51,7 @@ class _Tally:
     compared: int = 0
     agreed: int = 0
     matched: int | None = None
-    signal: float = 0.0
-    noise: float = 0.0
+    power: Power = field(default_factory=Power)
 
     def add(
         self, scores: Tensor, reference: Tensor, simulated: Tensor | None, labels: Tensor | None, size: int
@@ -64,9 +63,7 @@ class _Tally:
         """
         axis = class_axis(scores)
         self.samples += size
-        difference = scores.double() - reference.double()
-        self.signal += float(reference.double().square().sum())
-        self.noise += float(difference.square().sum())
+        self.power.add(reference, scores)
         mine, theirs = scores.argmax(axis), reference.argmax(axis)
         self.compared += mine.numel()
         self.agreed += int((mine == theirs).sum())
@@ -81,16 +78,13 @@ class _Tally:
 
     def row(self, name: str, is_reference: bool) -> EvaluationRow:
         """Returns the row."""
-        sqnr = None
-        if not is_reference:
-            sqnr = math.inf if self.noise == 0 else 10 * math.log10(max(self.signal, 1e-300) / self.noise)
         return EvaluationRow(
             name=name,
             samples=self.samples,
             top1=self.top1 / self.labelled if self.labelled else None,
             top5=self.top5 / self.labelled if self.labelled else None,
             agreement=self.agreed / self.compared if self.compared else None,
-            sqnr_db=sqnr,
+            sqnr_db=None if is_reference else self.power.db,
             same_as_simulated=self.matched / self.compared if self.matched is not None and self.compared else None,
         )
 

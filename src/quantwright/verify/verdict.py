@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from quantwright.errors import VerificationError
 from quantwright.verify.compare import Divergence, PointReport, finite_or_text
 
 
@@ -60,6 +61,19 @@ class Verdict:
         """Returns whether the exported file computes what was simulated."""
         return not self.problems
 
+    def require(self) -> Verdict:
+        """Returns the verdict when it is ok.
+
+        Raises:
+            VerificationError: the exported file differs from the simulation; every problem is named.
+        """
+        if self.problems:
+            raise VerificationError(
+                "the file does not compute what was simulated: " + "; ".join(self.problems), where=self.file,
+                fix="look at render() for the first difference; exact_rounding=True writes roundings exactly",
+            )  # fmt: skip
+        return self
+
     def to_json(self) -> dict[str, Any]:
         """Returns plain values; infinities as text."""
         plain: dict[str, Any] = finite_or_text({"ok": self.ok, **asdict(self)})
@@ -69,9 +83,10 @@ class Verdict:
         """Returns the verdict as lines for people."""
         exact = sum(p.differing == 0 for p in self.points)
         worst = max((p.local_max_lsb for p in self.points), default=0.0)
+        others = f"; the others differ by at most {worst:.3g} LSB each"
         lines = [
             f"{'ok' if self.ok else 'NOT OK'}: {self.file} against the simulation, {self.samples} samples",
-            f"  points: {exact} of {len(self.points)} equal; the others differ by at most {worst:.3g} LSB each",
+            f"  points: {exact} of {len(self.points)} equal" + ("" if exact == len(self.points) else others),
         ]
         lines += [f"  {_output_line(output)}" for output in self.outputs]
         if self.first is not None:
