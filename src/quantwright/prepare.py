@@ -2,122 +2,85 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from quantwright.config.config import QuantConfig
 from quantwright.data import Batch
 from quantwright.errors import QuantwrightError
-from quantwright.fakequant.fixed import Mode, Quantizer
+from quantwright.fakequant.fixed import Quantizer
 from quantwright.graph.graph import Graph
-from quantwright.numerics.qparams import QParams
+from quantwright.graph.streamline import Streamlined
 from quantwright.passes import Change
-from quantwright.plan.plan import Decision, Plan, ProductOf, SameAs
+from quantwright.plan.plan import Decision, Plan
+from quantwright.quantized import QuantizedModel, Tap
+from quantwright.simulate.simulation import Simulation
 from quantwright.targets import Target
 
 
-class PreparedModel(nn.Module):
+class PreparedModel(QuantizedModel):
     """Returns a model that computes what the plan decided; call it like the user's model.
 
     Attributes:
         graph: the graph that is executed, quantizers included; ``graph.module`` is a submodule of this one.
-        plan: what was decided.
-        config: what was asked.
-        target: the device the plan is for.
-        quantizers: point name -> Quantizer, in execution order.
-        example: one batch the model can be run on.
-        changes: what passes and algorithms did.
-        float_parameters: the values, before any algorithm, of the parameters an algorithm has changed.
     """
 
     def __init__(
         self, graph: Graph, plan: Plan, config: QuantConfig, target: Target, example: Batch, changes: list[Change]
     ) -> None:
-        super().__init__()
+        super().__init__(plan, config, target, example, changes)
         self.graph = graph
-        self.plan = plan
-        self.config = config
-        self.target = target
-        self.example = example
-        self.changes = list(changes)
-        self.float_parameters: dict[str, Tensor] = {}
-        self.quantizers: Mapping[str, Quantizer] = insert(graph, plan, target)
+        self.quantizers = insert(graph, plan, target)
         self.network = graph.module
+        self.simulation = Simulation(graph, self.quantizers, target)
+
+    @property
+    def config(self) -> QuantConfig:
+        """Returns what was asked."""
+        return self.asked
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """Returns the names of the network's inputs as the user's ``forward`` calls them."""
         return tuple(self.graph.input_names)
 
+    @property
+    def capture_notes(self) -> tuple[str, ...]:
+        """Returns what capture had to do or could not keep, in sentences."""
+        return tuple(self.graph.notes)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns what the user's model would return, computed as the quantizers' modes say."""
+        """Returns what the user's model would return, computed as the quantizers' modes say.
+
+        When all of them quantize and no gradient is recorded, what the target computes in integers is computed in
+        integers (``simulate/``), bit for bit; otherwise in float32 with fake quantization.
+        """
+        if self.simulation.applies():
+            return self.graph.call(self.simulation.module(), args, kwargs)
         return self.graph(*args, **kwargs)
 
-    def run(self, batch: Batch) -> Any:
-        """Returns the output for one batch, without gradients."""
-        with torch.no_grad():
+    def compute(self, batch: Batch, taps: Mapping[str, Tap]) -> Any:
+        """Returns the output for one batch; each tap saw the value of the node it is for."""
+        if not taps:
             return self(*batch.args, **batch.kwargs)
+        module = self.simulation.module(taps=True) if self.simulation.applies() else None
+        return self.graph.run(batch.args, dict(batch.kwargs), taps, module)
 
-    def set_mode(self, mode: Mode) -> None:
-        """Sets the mode of every quantizer."""
-        for quantizer in self.quantizers.values():
-            quantizer.mode = mode
+    def watching(self) -> Callable[[Batch], Any]:
+        """Returns how to run batches in float while quantizers watch: on a streamlined form of the graph."""
+        silent = {id(q) for q in self.quantizers.values() if q.mode == "float"}
+        return Streamlined(self.graph, lambda path: id(self.network.get_submodule(path)) in silent).run
 
-    @contextlib.contextmanager
-    def floating(self) -> Iterator[None]:
-        """Yields with every quantizer off and every parameter as it was before algorithms; restores both after."""
-        modes = {name: quantizer.mode for name, quantizer in self.quantizers.items()}
-        changed = {name: self.graph.parameter(name).detach().clone() for name in self.float_parameters}
-        try:
-            self.set_mode("float")
-            for name, value in self.float_parameters.items():
-                self.graph.set_parameter(name, value)
-            yield
-        finally:
-            for name, value in changed.items():
-                self.graph.set_parameter(name, value)
-            for name, mode in modes.items():
-                self.quantizers[name].mode = mode
+    def parameter(self, name: str) -> Tensor:
+        """Returns the parameter that the plan calls ``name``."""
+        return self.graph.parameter(name)
 
-    def change_parameter(self, name: str, value: Tensor) -> None:
-        """Sets a parameter and remembers its float value, so that ``floating`` can bring it back."""
-        self.float_parameters.setdefault(name, self.graph.parameter(name).detach().clone())
+    def set_parameter(self, name: str, value: Tensor) -> None:
+        """Sets the parameter that the plan calls ``name``."""
         self.graph.set_parameter(name, value)
-
-    def link(self) -> None:
-        """Derives the QParams of every point that is related to another one (shared and bias scales)."""
-        for decision in self.plan.decisions:
-            quantizer = self.quantizers.get(decision.point.name)
-            if quantizer is None:
-                continue
-            if isinstance(decision.relation, SameAs):
-                quantizer.qparams = self.quantizers[self.root(decision.point.name)].qparams
-            elif isinstance(decision.relation, ProductOf):
-                inputs = self.quantizers[self.root(decision.relation.input)].qparams
-                weights = self.quantizers[self.root(decision.relation.weight)].qparams
-                if inputs is not None and weights is not None:
-                    quantizer.qparams = derive_bias(inputs, weights)
-
-    def root(self, point: str) -> str:
-        """Returns the point whose QParams ``point`` uses: itself, or where its SameAs relations lead."""
-        seen: set[str] = set()
-        while True:
-            relation = self.plan[point].relation
-            if not isinstance(relation, SameAs) or point in seen:
-                return point
-            seen.add(point)
-            point = relation.point
-
-
-def derive_bias(inputs: QParams, weights: QParams) -> QParams:
-    """Returns the QParams of an int32 bias: scale(input) * scale(weight) in float32, as integer hardware adds it."""
-    scale_G = inputs.scale.float() * weights.scale.float()
-    return QParams(scale=scale_G, zero_point=torch.zeros_like(scale_G, dtype=torch.int32))
 
 
 def insert(graph: Graph, plan: Plan, target: Target) -> dict[str, Quantizer]:

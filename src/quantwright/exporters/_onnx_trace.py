@@ -7,7 +7,6 @@ domain, so no constant folding can look through it; ``_onnx_lower`` turns it int
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import re
 import warnings
@@ -21,7 +20,8 @@ from torch.utils import _pytree as pytree
 
 from quantwright.data import Batch
 from quantwright.errors import ExportError
-from quantwright.graph.graph import Graph
+from quantwright.graph import ops
+from quantwright.graph.graph import Graph, copied
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -62,7 +62,7 @@ def marked_module(graph: Graph, marks: Sequence[Mark] = (), *, points: bool = Tr
     Parameters are shared with ``graph``, which stays as it is.
     """
     with quiet():
-        module = fx.GraphModule(graph.module, copy.deepcopy(graph.module.graph))
+        module = fx.GraphModule(graph.module, copied(graph.module.graph))
     for node in list(module.graph.nodes):
         point = node.meta.get("point")
         if point is None or node.op != "call_module":
@@ -76,9 +76,27 @@ def marked_module(graph: Graph, marks: Sequence[Mark] = (), *, points: bool = Tr
     for index, mark in enumerate(marks):
         if mark.node in nodes:
             _insert_mark(module, nodes[mark.node], mark, f"marks.m{index}")
+    _give_attention_heads(module.graph)
     module.graph.lint()
     module.recompile()
     return module
+
+
+def _give_attention_heads(graph: fx.Graph) -> None:
+    """Gives attention without a dimension for heads one of size 1, which torch's ONNX translation wants."""
+    unsqueeze, squeeze = torch.ops.aten.unsqueeze.default, torch.ops.aten.squeeze.dim
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.scaled_dot_product_attention.default):
+        tensors = [part for part in node.args if isinstance(part, fx.Node)]
+        if len(ops.shape_of(node)) != 3 or node.kwargs.get("attn_mask") is not None:
+            continue
+        with graph.inserting_before(node):
+            heads = {t: graph.call_function(unsqueeze, (t, -3)) for t in dict.fromkeys(tensors)}
+        with graph.inserting_after(node):
+            back = graph.call_function(squeeze, (node, 1))
+        for user in [user for user in node.users if user is not back]:
+            user.replace_input_with(node, back)
+        for flat, wide in heads.items():
+            node.replace_input_with(flat, wide)
 
 
 def _insert_mark(module: fx.GraphModule, value: fx.Node, mark: Mark, path: str) -> None:

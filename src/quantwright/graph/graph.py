@@ -6,7 +6,7 @@ import copy
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -181,22 +181,36 @@ class Graph:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what the user's model returns for these inputs, after checking them."""
-        flat = self.flat_inputs(args, kwargs)
-        arranged_args, arranged_kwargs = pytree.tree_unflatten(flat, self.signature.in_spec)
-        return self.module(*arranged_args, **arranged_kwargs)
+        return self.call(self.module, args, kwargs)
 
-    def run(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, taps: Mapping[str, Tap]) -> Any:
+    def call(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
+        """Returns what ``module``, a rewritten form of this network, returns for the inputs of this one."""
+        flat = self.flat_inputs(args, kwargs or {})
+        arranged_args, arranged_kwargs = pytree.tree_unflatten(flat, self.signature.in_spec)
+        return module(*arranged_args, **arranged_kwargs)
+
+    def run(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None,
+        taps: Mapping[str, Tap],
+        module: fx.GraphModule | None = None,
+    ) -> Any:
         """Returns the output after one run in which each tap saw the value of the node it is for.
+
+        Args:
+            module: a rewritten form of this network to run instead.
 
         Raises:
             QuantwrightError: a tap names a node that does not exist.
         """
-        names = {node.name for node in self.module.graph.nodes}
+        module = self.module if module is None else module
+        names = {node.name for node in module.graph.nodes}
         unknown = sorted(set(taps) - names)
         if unknown:
             raise QuantwrightError(f"no node is called {', '.join(unknown)}", fix="see graph.facts() for the names")
         flat = self.flat_inputs(args, kwargs)
-        outputs = _TappedRun(self.module, taps).run(*flat, enable_io_processing=False)
+        outputs = _TappedRun(module, taps).run(*flat, enable_io_processing=False)
         return pytree.tree_unflatten(outputs, self.signature.out_spec)
 
     @torch.no_grad()
@@ -236,11 +250,8 @@ class Graph:
     # -- copying ------------------------------------------------------------------------------------------------
     def copy(self) -> Graph:
         """Returns an independent copy: nodes, meta, parameters and quantizers."""
-        with warnings.catch_warnings():  # copying a torch.utils pytree spec warns about its own implementation
-            warnings.simplefilter("ignore", FutureWarning)
-            module = copy.deepcopy(self.module)
         return Graph(
-            name=self.name, module=module, inputs=self.inputs, signature=self.signature,
+            name=self.name, module=copied(self.module), inputs=self.inputs, signature=self.signature,
             notes=self.notes, module_paths=self.module_paths, aliases=self.aliases,
         )  # fmt: skip
 
@@ -252,6 +263,16 @@ class Graph:
                 node.kwargs = {**node.kwargs, "device": torch.device(device)}
         self.module.recompile()
         return self
+
+
+_Copied = TypeVar("_Copied", fx.Graph, fx.GraphModule)
+
+
+def copied(item: _Copied) -> _Copied:
+    """Returns a deep copy of nodes, or of nodes and parameters."""
+    with warnings.catch_warnings():  # copying a torch.utils pytree spec warns about its own implementation
+        warnings.simplefilter("ignore", FutureWarning)
+        return copy.deepcopy(item)
 
 
 TOLERANCE = 1e-4  # of the largest output: float32 sums in another order stay well below

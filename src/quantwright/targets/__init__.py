@@ -32,14 +32,33 @@ class Arithmetic:
     Attributes:
         quantize: ``divide`` (x / scale, as ONNX says) or ``reciprocal`` (x * float32(1 / scale), as vai_q_pytorch).
         accumulator_bits: width of the integer accumulator.
-        requantize: ``float`` multiplier, or ``shift`` (power of two).
+        requantize: how an integer accumulator becomes an output: ``none`` (computed in float and rounded after),
+            ``multiplier`` (accumulator times float32(scale(x) * scale(w) / scale(y))), or ``shift`` (power of two).
         rounding: rounding of the requantization.
     """
 
     quantize: Literal["divide", "reciprocal"] = "divide"
     accumulator_bits: int = 32
-    requantize: Literal["float", "shift"] = "float"
+    requantize: Literal["none", "multiplier", "shift"] = "none"
     rounding: str = "half_even"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernels:
+    """Returns what the runtime's integer kernels want in a file: other words for the same numbers.
+
+    Attributes:
+        unsigned: signed 8-bit activations are written unsigned, with a zero point 128 higher.
+        clamp_integers: a clamp that saturation does not do anyway stands behind the rounding, on the integers, where it
+            does not keep the operation before it from running on integers.
+    """
+
+    unsigned: bool = False
+    clamp_integers: bool = False
+
+    def shift(self, spec: QuantSpec) -> int:
+        """Returns what the stored integers and zero point of an activation are larger by than the plan's: 0 or 128."""
+        return 128 if self.unsigned and spec.is_integer and spec.signed and spec.bits <= 8 else 0
 
 
 Check = Callable[[QuantSpec, Role, str], "str | None"]
@@ -59,6 +78,11 @@ class Target:
         checks: legality; each names one restriction.
         optimize: the passes that run when the config does not say.
         calibration: how calibration feeds the network when the config does not say.
+        kernels: how exported integers are written.
+        float_results: kinds whose output is left float where it is a result of the network and nothing computes on
+            integers with it: the kernel gives its sums as they are.
+        sign: ``fixed``, or ``by_range``: where a config asks for a symmetric activation and leaves its format open, a
+            value that cannot be negative is unsigned and every other one signed.
     """
 
     name: str
@@ -72,6 +96,9 @@ class Target:
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
     optimize: tuple[Step, ...] = ()
     calibration: Calibration = field(default_factory=Calibration)
+    kernels: Kernels = field(default_factory=Kernels)
+    float_results: tuple[str, ...] = ()
+    sign: Literal["fixed", "by_range"] = "fixed"
 
     def handling(self, kind: str) -> Handling:
         """Returns what happens to ``kind``."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from quantwright.config.config import Step
-from quantwright.targets import Target
-from quantwright.targets._qdq import DEFAULTS, KINDS, PARAMETERS
+from quantwright.targets import Arithmetic, Target
+from quantwright.targets._qdq import DEFAULTS, FLOAT_RESULTS, KERNELS, KINDS, PARAMETERS
 
 plugin = Target(
     name="generic",
@@ -13,4 +13,8 @@ plugin = Target(
     kinds=KINDS,
     parameters=PARAMETERS,
     optimize=(Step(name="fold_batchnorm"),),
+    arithmetic=Arithmetic(requantize="multiplier"),
+    kernels=KERNELS,
+    float_results=FLOAT_RESULTS,
+    sign="by_range",
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from quantwright.config.config import Step
 from quantwright.config.spec import QuantSpec, Role
-from quantwright.targets import Target
-from quantwright.targets._qdq import DEFAULTS, KINDS, PARAMETERS
+from quantwright.targets import Arithmetic, Target
+from quantwright.targets._qdq import DEFAULTS, FLOAT_RESULTS, KERNELS, KINDS, PARAMETERS
 
 #: ONNX operators QuantizeLinear and DequantizeLinear, opset 21
 ACTIVATIONS = ("int8", "uint8", "int16", "uint16")
@@ -57,4 +57,8 @@ plugin = Target(
     parameters=PARAMETERS,
     checks=(_format, _rounding, _granularity, _range, _bias),
     optimize=(Step(name="fold_batchnorm"),),
+    arithmetic=Arithmetic(requantize="multiplier"),
+    kernels=KERNELS,
+    float_results=FLOAT_RESULTS,
+    sign="by_range",
 )
