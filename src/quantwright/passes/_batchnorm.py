@@ -7,6 +7,7 @@ from torch import Tensor, fx
 
 from quantwright.graph import edit, ops
 from quantwright.graph.graph import Graph
+from quantwright.numerics.roots import sqrt
 from quantwright.passes import Change
 from quantwright.passes._sharing import separate
 
@@ -18,7 +19,7 @@ def terms(graph: Graph, norm: ops.BatchNormInfo) -> tuple[Tensor, Tensor, Tensor
         each: [C].
     """
     gamma, beta = affine(graph, norm)
-    g = gamma / torch.sqrt(_float(graph, norm.var) + norm.eps)  # spec vai_q_pytorch 4, step 3
+    g = gamma / sqrt(_float(graph, norm.var) + norm.eps)  # spec vai_q_pytorch 4, step 3
     return g, beta, _float(graph, norm.mean) * g
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quantwright.numerics.roots import sqrt
 from quantwright.passes._channels import input_range, output_range, per_output
 
 # vai_q_pytorch (spec vai_q_pytorch 4.2). By how much a bias is shrunk before it counts as part of its channel's range:
@@ -68,7 +69,7 @@ def vitis_factors(first_GOIK: Tensor, bias: Tensor | None, second_GOIK: Tensor) 
         alive = r0 != 0  # a channel without weights has no range, whatever its bias
         r0 = torch.maximum(r0, bias.abs() / bias_shrink(first_GOIK, bias) * alive)
     r1 = input_range(second_GOIK)
-    middle = torch.sqrt(r0 * r1)
+    middle = sqrt(r0 * r1)
     ones = torch.ones_like(r0)
     factors = torch.where(middle != 0, r0 / middle, ones)
     return torch.where(r0 + r1 < MIN_RANGE_SUM, ones, factors)
@@ -107,7 +108,7 @@ def dfq_factors(
             first, second = ranges_GOI[i], ranges_GOI[j]
             r1, r2 = first.amax(2).flatten(), second.amax(1).flatten()
             # s = sqrt(r1 r2) / r2, so that r1 / s = r2 s; a channel that is dead on one side stays as it is
-            s = torch.where((r1 > 0) & (r2 > 0), torch.sqrt(r1) / torch.sqrt(r2), torch.ones_like(r1))
+            s = torch.where((r1 > 0) & (r2 > 0), sqrt(r1) / sqrt(r2), torch.ones_like(r1))
             first.div_(s.view(first.shape[0], first.shape[1], 1))
             second.mul_(s.view(second.shape[0], 1, second.shape[2]))
             total.mul_(s)
