@@ -1,8 +1,11 @@
 """Accuracy of real networks, float against simulated against ONNX Runtime, for several configurations.
 
-    python bench/accuracy.py DATA_FOLDER [--models resnet20,...] [--configs int8,...] [--images 300] [--calib 64]
+    python bench/accuracy.py DATA_FOLDER [--models resnet20,...] [--configs int8,...] [--images 300] [--calib 128]
+    python bench/accuracy.py DATA_FOLDER --peers [--models resnet20,...]
 
-DATA_FOLDER holds ``eval.py``, ``models.py``, ``data/`` and ``weights/`` of the reference data.
+DATA_FOLDER holds ``eval.py``, ``models.py``, ``data/`` and ``weights/`` of the reference data. ``--peers`` puts the
+preset ``int8`` beside ONNX Runtime's calibrators and NNCF, if it is installed (``pip install nncf``): the same float
+file, the same images to calibrate and to test on, everything computed by ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -17,9 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from _peers import peers
 from torch import Tensor, nn
 
+import quantwright as qw
+from quantwright.data import Batch
+from quantwright.exporters.onnx import export_float
 from quantwright.pipeline import quantize
+from quantwright.verify.evaluate import EvaluationRow, evaluate
+from quantwright.verify.runtime import OrtRunner
 
 
 def vai(device: str, **changes: Any) -> dict[str, Any]:
@@ -46,8 +55,29 @@ PER_TENSOR = {
     "default": {"weight": {"granularity": "per_tensor"}, "activation": {"observer": "mse"}},
     "optimize": ["fold_batchnorm"],
 }
+
+
+def ablated(observer: Any, *, correct: bool, float_results: bool = False, equalize: bool = False) -> dict[str, Any]:
+    """Returns the preset ``int8`` with some of what makes it up taken away."""
+    results = {"match": {"function": "linear"}, "output": {"symmetric": False}, "if_unmatched": "warn"}
+    return {
+        "version": 1,
+        "default": {"activation": {"observer": observer}},
+        "rules": [] if float_results else [results],
+        "optimize": ["fold_batchnorm", *([{"cross_layer_equalization": {"method": "dfq"}}] if equalize else [])],
+        "refine": ["bias_correction"] if correct else [],
+    }
+
+
 CONFIGS: dict[str, Any] = {
     "int8": "int8",
+    "ablation 1: minmax": ablated("minmax", correct=False),
+    "ablation 2: mse": ablated("mse", correct=False),
+    "ablation 3: mse, biases": ablated("mse", correct=True),
+    "ablation 4: mse, biases, float result": ablated("mse", correct=True, float_results=True),
+    "ablation 5: int8, equalized": ablated(
+        {"name": "mse", "clipping": 4}, correct=True, float_results=True, equalize=True
+    ),
     "power_of_two": "power_of_two",
     "vai cpu, per channel, mse": vai("CPU", per_channel=True),
     "vai cpu, per channel, mse, bias corr": vai("CPU", per_channel=True, bias_corr=True),
@@ -117,8 +147,14 @@ def main() -> None:
     parser.add_argument("--configs", default=";".join(CONFIGS), help="names separated by ;")
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--calib", type=int, default=128)
+    parser.add_argument("--peers", action="store_true", help="the preset int8 beside other quantizers")
     options = parser.parse_args()
     made = networks(options.data)
+    if options.peers:
+        for name in options.models.split(","):
+            model, calibration, test, _ = made[name]()
+            beside_peers(name, model, calibration[: options.calib], test[: options.images])
+        return
     head = "".join(f" {word:>7}" for word in ("float", "sim", "ORT", "agree", "SQNR", "ORT=sim"))
     print(f"{'network':16} {'configuration':38}{head} verdict")
     for name in options.models.split(","):
@@ -145,6 +181,41 @@ def run(name: str, label: str, model: nn.Module, calibration: Tensor, test: Tens
         f"{'ok' if ok else 'NOT OK'} {time.perf_counter() - start:.0f} s",
         flush=True,
     )
+
+
+def beside_peers(name: str, model: nn.Module, calibration: Tensor, test: Tensor) -> None:
+    """Prints the output SQNR of the preset ``int8`` and of every peer, best first, and by how much the preset leads."""
+    rows: dict[str, EvaluationRow] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"
+        prepared = qw.prepare(model, "int8", calibration[:32])
+        export_float(prepared.graph, source, prepared.example)
+        data = batches(calibration, 32)
+        prepared.calibrate(data).refine(data).export(target)
+        rows["quantwright int8"] = score(model, target, test)
+        for peer, quantizer in peers().items():
+            try:
+                quantizer(source, target, calibration)
+                rows[peer] = score(model, target, test)
+            except Exception as error:  # noqa: BLE001  a peer that fails is a row of the table
+                print(f"{name:16} {peer:42} failed: {type(error).__name__} {' '.join(str(error).split())[:100]}")
+    best = max((row.sqnr_db or 0.0 for peer, row in rows.items() if not peer.startswith("quantwright")), default=0.0)
+    for peer, row in sorted(rows.items(), key=lambda item: -(item[1].sqnr_db or 0.0)):
+        lead = f"  {(row.sqnr_db or 0.0) - best:+.1f} dB" if peer.startswith("quantwright") else ""
+        agreement = f"agreement {100 * (row.agreement or 0):6.2f} %"
+        print(f"{name:16} {peer:42} {row.sqnr_db:6.1f} dB  {agreement}{lead}", flush=True)
+
+
+def score(model: nn.Module, path: Path, test: Tensor) -> EvaluationRow:
+    """Returns how a quantized file compares with the float network on the test images."""
+    float_model = model.eval()
+
+    def run_float(batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return float_model(*batch.args)
+
+    runners = {"float": run_float, "exported": OrtRunner(path, threads=torch.get_num_threads()).run}
+    return evaluate(runners, [Batch(args=(images,)) for images in test.split(50)])[1]
 
 
 if __name__ == "__main__":

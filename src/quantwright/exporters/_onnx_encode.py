@@ -28,6 +28,9 @@ class Encoding:
         point: its name. owner: the point whose scale and zero point it uses.
         parameter: the float values of a weight or bias; None for an activation.
         exact: write the rounding of the spec as arithmetic where QuantizeLinear rounds differently.
+        shift: what the file's integers and zero point are larger by than the plan's; with it, a signed 8-bit grid is
+            stored unsigned. See ``targets.Kernels``.
+        clamp_integers: write a grid narrower than its storage as a clamp of integers.
     """
 
     point: str
@@ -37,6 +40,8 @@ class Encoding:
     arithmetic: str = "divide"
     parameter: Tensor | None = None
     exact: bool = False
+    shift: int = 0
+    clamp_integers: bool = False
 
     @property
     def granularity(self) -> Granularity:
@@ -57,8 +62,14 @@ class Encoding:
             return False
         return self.arithmetic == "divide" or bool((self.factors()[0].log2() % 1 == 0).all())
 
+    @property
+    def quantizes_linear(self) -> bool:
+        """Returns whether QuantizeLinear writes the point: an activation on an integer grid, not as arithmetic."""
+        arithmetic = self.dynamic or (self.exact and not self.standard)
+        return self.parameter is None and self.spec.is_integer and not arithmetic
+
     def storage(self) -> ir.DataType:
-        """Returns the narrowest ONNX type that holds the format.
+        """Returns the narrowest ONNX type that holds the format, or its unsigned sister of the same width.
 
         Raises:
             ExportError: ONNX has none.
@@ -75,7 +86,11 @@ class Encoding:
                 allowed="2 to 16 bits; up to int32 with zero point 0 for weights and biases",
                 fix="choose a narrower format for this point",
             )  # fmt: skip
-        return ir.DataType[f"{'INT' if signed else 'UINT'}{width}"]
+        return ir.DataType[f"{'INT' if signed and not self.shift else 'UINT'}{width}"]
+
+    def ends(self) -> tuple[int, int]:
+        """Returns the lowest and highest integer of the grid, as the file writes them."""
+        return self.spec.qmin + self.shift, self.spec.qmax + self.shift
 
     def narrower(self) -> bool:
         """Returns whether the format's grid is smaller than its storage type, so saturation must be written."""
@@ -108,7 +123,8 @@ class Encoding:
 
     def zero_point(self, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """Returns the zero point in the storage type, shaped like the scale."""
-        laid: np.ndarray[Any, Any] = self._laid_out(self._qparams.zero_point, shape).astype(self.storage().numpy())
+        written_G = self._qparams.zero_point + self.shift
+        laid: np.ndarray[Any, Any] = self._laid_out(written_G, shape).astype(self.storage().numpy())
         return laid
 
     def integers(self) -> np.ndarray[Any, Any]:

@@ -36,6 +36,8 @@ def _pair_before(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
         return None
     integers = dequantize.inputs[0]
     quantize = None if integers is None else integers.producer()
+    if quantize is not None and quantize.op_type == "Clip" and quantize.inputs[0] is not None:
+        quantize = quantize.inputs[0].producer()
     if quantize is None or quantize.op_type != "QuantizeLinear":
         return None
     return quantize, dequantize

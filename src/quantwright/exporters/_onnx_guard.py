@@ -1,13 +1,20 @@
-"""Keeps float layers float: ONNX Runtime quantizes constant float weights between DequantizeLinear and QuantizeLinear.
+"""Keeps ONNX Runtime from changing what a file computes: float layers stay float, a softmax saturates.
 
-Seen in ONNX Runtime 1.31 at its default optimization level: a Conv, ConvTranspose or Gemm whose input is dequantized,
+Seen in ONNX Runtime 1.31 at its default optimization level. A Conv, ConvTranspose or Gemm whose input is dequantized,
 whose output is quantized and whose weight is a float constant gets an int8 weight when the session is made. A layer
 that the plan leaves float (or stores in float16) would silently lose its precision, so its result goes through a Max
 with one input, which changes no value and which no runtime looks through.
+
+A Softmax between DequantizeLinear and QuantizeLinear becomes QLinearSoftmax, which does not saturate: where the grid
+ends below 1 (a range that leaves out a few large values), a value beyond it comes out as another one, up to the whole
+grid away. Such a softmax gets the same Max; one whose grid reaches 1 is fused.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import onnx_ir as ir
 
 GUARDED = ("Conv", "ConvTranspose", "Gemm")
@@ -22,6 +29,32 @@ def guard_float_layers(graph: ir.Graph) -> int:
             _guard(graph, node)
             count += 1
     return count
+
+
+def guard_softmax(graph: ir.Graph) -> int:
+    """Returns how many softmaxes it guarded: those whose grid ends more than one step below 1."""
+    found = [node for node in graph if node.op_type == "Softmax" and not node.domain]
+    short = [node for node in found if _ends_below_one(node.outputs[0])]
+    for node in short:
+        _guard(graph, node)
+    return len(short)
+
+
+def _ends_below_one(value: ir.Value) -> bool:
+    """Returns whether a QuantizeLinear that reads ``value`` has a grid whose end lies more than one step below 1."""
+    for use in value.uses():
+        scale, zero = (_constant(use.node, index) for index in (1, 2))
+        if use.node.op_type == "QuantizeLinear" and scale is not None and zero is not None:
+            steps = np.iinfo(zero.dtype).max - zero.astype(np.int64) + 1
+            if bool((steps * scale < 1).any()):
+                return True
+    return False
+
+
+def _constant(node: ir.Node, index: int) -> np.ndarray[Any, Any] | None:
+    """Returns the constant a node has as an input, or None."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    return value.const_value.numpy() if value is not None and value.const_value is not None else None
 
 
 def _is_float_between(node: ir.Node) -> bool:

@@ -93,12 +93,13 @@ def _activation(tape: Tape, x: ir.Value, encoding: Encoding) -> ir.Value:
 
 
 def _quantize_dequantize(tape: Tape, x: ir.Value, encoding: Encoding) -> ir.Value:
-    """Returns DequantizeLinear(QuantizeLinear(x)), with a Clip before when the grid is narrower than the storage.
+    """Returns DequantizeLinear(QuantizeLinear(x)), with a Clip when the grid is narrower than the storage.
 
-    Clipping in float is exact: a bound is a grid value, and a value beyond it rounds to it.
+    Clipping in float before is as exact as clipping the integers: a bound is a grid value, a value beyond rounds to it.
     """
     shape, storage = dims(x), encoding.storage()
-    if encoding.narrower():
+    behind = encoding.clamp_integers and storage == ir.DataType.UINT8
+    if encoding.narrower() and not behind:
         lo_G, hi_G = encoding.bounds()
         step_G = encoding.factors()[1]
         x = tape.clamp(x, encoding.aligned(lo_G * step_G, len(shape)), encoding.aligned(hi_G * step_G, len(shape)))
@@ -106,7 +107,15 @@ def _quantize_dequantize(tape: Tape, x: ir.Value, encoding: Encoding) -> ir.Valu
     zero = tape.constant(f"{encoding.owner}.zero_point", encoding.zero_point(shape), storage)
     attributes = {"axis": encoding.axis(len(shape))} if scale.shape and len(scale.shape) else {}
     q = tape.op("QuantizeLinear", [x, scale, zero], storage, x.shape, attributes)
+    if encoding.narrower() and behind:
+        q = clip_integers(tape, q, *encoding.ends())
     return tape.op("DequantizeLinear", [q, scale, zero], ir.DataType.FLOAT, x.shape, attributes)
+
+
+def clip_integers(tape: Tape, q: ir.Value, lowest: int, highest: int) -> ir.Value:
+    """Returns 8-bit integers clipped to [lowest, highest]."""
+    dtype = q.dtype or ir.DataType.UINT8
+    return tape.like("Clip", q, tape.number("lowest", lowest, dtype), tape.number("highest", highest, dtype))
 
 
 # -- parameters --------------------------------------------------------------------------------------------------

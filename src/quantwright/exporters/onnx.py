@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,9 @@ class ExportRecord:
         file: its name. size: bytes. nodes: operator -> count. weights: storage type -> {"tensors": n, "bytes": n}.
         points: point -> value that stands for it in the file.
         rounding: difference between the spec's rounding and the file's; None when there is none by construction.
+        shifted: how many activation points are signed in the plan and unsigned in the file: their integers and zero
+            points are 128 larger, and mean the same numbers.
+        clamped: how many clamps were moved behind the rounding.
         output_gap: largest difference of an output to the simulation on the example, "unfused" and "fused".
     """
 
@@ -67,6 +70,8 @@ class ExportRecord:
     nodes: Mapping[str, int]
     weights: Mapping[str, Mapping[str, int]]
     points: Mapping[str, str]
+    shifted: int = 0
+    clamped: int = 0
     exact_rounding: bool = False
     rounding: RoundingGap | None = None
     output_gap: Mapping[str, float] = field(default_factory=dict)
@@ -88,6 +93,7 @@ def export(
     opset: int = 21,
     qdq_for_redundant: bool = True,
     keep_float_layers: bool = True,
+    keep_signed: bool = False,
 ) -> ExportRecord:
     """Returns the record of the ONNX file it wrote; the file appears under its name only once it was proved to run.
 
@@ -98,6 +104,8 @@ def export(
             already (data movement, max pool), so that runtimes can fuse.
         keep_float_layers: stop ONNX Runtime from quantizing the weights of layers the plan leaves float; see
             ``_onnx_guard``.
+        keep_signed: write signed activations as signed integers also where the target's runtime is faster with
+            unsigned ones.
 
     Raises:
         ExportError: something cannot be written, the checker refuses the file, or it does not run.
@@ -106,28 +114,33 @@ def export(
     require_packages()
     if opset not in _OPSETS:
         raise ExportError(f"opset {opset} is not supported", allowed=[str(o) for o in _OPSETS], fix="leave opset out")
-    from quantwright.exporters import _onnx_clean, _onnx_grid, _onnx_guard, _onnx_lower
+    from quantwright.exporters import _onnx_clamp, _onnx_clean, _onnx_grid, _onnx_guard, _onnx_lower
 
-    encodings = _encodings(prepared, exact_rounding)
+    encodings = _encodings(prepared, exact_rounding, keep_signed)
     marks = _redundant_marks(prepared, encodings) if qdq_for_redundant else []
     reference = _simulate(prepared)
     names = output_names(reference)
     module = marked_module(prepared.graph, marks)
     model = to_onnx_ir(prepared.graph, module, prepared.example, names, opset)
     lowered = _onnx_lower.lower(model, encodings)
+    clamped = _onnx_clamp.clamp_integers(model.graph) if prepared.target.kernels.clamp_integers else 0
     _onnx_grid.quantize_grid_values(model.graph)
     if keep_float_layers:
         _onnx_guard.guard_float_layers(model.graph)
+    _onnx_guard.guard_softmax(model.graph)
     _onnx_clean.clean(model, prepared.graph.name, lowered.stored)
     points = {point: value.name or "" for point, value in lowered.values.items()}
     _onnx_clean.write_points(model, points)
     gap, warnings = _rounding_gap(prepared, encodings, exact_rounding)
+    if keep_signed and not any(prepared.target.kernels.shift(e.spec) for e in encodings.values() if e.quantizes_linear):
+        warnings.append("keep_signed has no effect: no activation would have been written unsigned")
     output_gap, size, digest = _write(model, Path(path), prepared.example, reference)
     return ExportRecord(
         file=Path(path).name, size=size, sha256=digest, opset=opset,
         inputs=tuple(value.name for value in model.graph.inputs),
         outputs=tuple(value.name for value in model.graph.outputs),
-        nodes=_count_nodes(model), weights=_count_weights(encodings), points=points, exact_rounding=exact_rounding,
+        nodes=_count_nodes(model), weights=_count_weights(encodings), points=points,
+        shifted=sum(encodings[name].shift > 0 for name in points), clamped=clamped, exact_rounding=exact_rounding,
         rounding=gap, output_gap=output_gap, warnings=tuple(warnings),
     )  # fmt: skip
 
@@ -156,11 +169,12 @@ def require_packages() -> None:
 
 
 # -- what to write -------------------------------------------------------------------------------------------------
-def _encodings(prepared: PreparedModel, exact: bool) -> dict[str, Encoding]:
+def _encodings(prepared: PreparedModel, exact: bool, keep_signed: bool) -> dict[str, Encoding]:
     """Returns the encoding of every quantized point, redundant ones with the QParams of the point they share."""
     from quantwright.exporters._onnx_encode import Encoding
 
     found: dict[str, Encoding] = {}
+    kernels = prepared.target.kernels
     for decision in prepared.plan.quantized():
         name, spec = decision.point.name, decision.spec
         owner = prepared.quantizers.get(prepared.root(name))
@@ -170,11 +184,14 @@ def _encodings(prepared: PreparedModel, exact: bool) -> dict[str, Encoding]:
         if not quantizer.ready:
             raise StateError(f"export: point '{name}' has no QParams yet", fix="call calibrate(batches) first")
         shares = owner is not None and owner.spec.format == spec.format and not _is_parameter(decision)
-        found[name] = Encoding(
+        encoding = Encoding(
             point=name, owner=owner.point.name if shares and owner is not None else name, spec=spec,
             qparams=quantizer.qparams, arithmetic=quantizer.arithmetic, exact=exact,
+            clamp_integers=kernels.clamp_integers,
             parameter=prepared.graph.parameter(decision.point.tensor) if _is_parameter(decision) else None,
         )  # fmt: skip
+        shift = 0 if keep_signed or not encoding.quantizes_linear else kernels.shift(spec)
+        found[name] = replace(encoding, shift=shift) if shift else encoding
     return found
 
 

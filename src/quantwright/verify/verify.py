@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from quantwright.data import Batch
 from quantwright.errors import DataError
 from quantwright.prepare import PreparedModel
 from quantwright.verify.compare import Divergence, PointReport, first_difference, step_of
+from quantwright.verify.grids import compare_grids, file_grids
 from quantwright.verify.places import (
     OutputSlot,
     PointSlot,
@@ -21,6 +21,7 @@ from quantwright.verify.places import (
     network_outputs,
     point_nodes,
     portions,
+    sample_bytes,
     tensors,
     with_outputs,
     written_points,
@@ -58,17 +59,12 @@ def verify(
     """
     path = Path(onnx_path)
     session = _Session(prepared, path, mapping, points, threads)
-    modes = {name: quantizer.mode for name, quantizer in prepared.quantizers.items()}
-    prepared.set_mode("quantize")
-    try:
+    with prepared.quantizing():
         for index, batch in enumerate(portions(prepared, batches, session.bytes_per_sample)):
             with torch.no_grad():
                 session.take(batch, index)
             if progress is not None:
                 progress(index + 1)
-    finally:
-        for name, mode in modes.items():
-            prepared.quantizers[name].mode = mode
     if not session.samples:
         raise DataError("the data to verify on is empty: not one batch", fix="give at least one batch")
     return session.verdict(path.name, tolerance)
@@ -90,11 +86,12 @@ class _Session:
         self.points = activation_points(prepared, known, where) if points else []
         if points and not self.points:
             self.notes.append("the file does not say where its points are: only final outputs are compared")
+        self.problems, notes = compare_grids(self.points, file_grids(model))
+        self.notes += notes
         self.outputs = network_outputs(prepared, where)
         self.fused = OrtRunner(path, fused=True, threads=threads)
         self.unfused = OrtRunner(with_outputs(model, [p.value for p in self.points]), fused=False, threads=threads)
-        shapes = {node.name: node.shape for node in prepared.graph.facts().nodes} if self.points else {}
-        self.bytes_per_sample = sum(4 * math.prod(shapes.get(p.node, ())[1:]) for p in self.points)
+        self.bytes_per_sample = sample_bytes(prepared, (p.node for p in self.points))
 
     def take(self, batch: Batch, index: int) -> None:
         """Runs one batch all four ways and counts the differences."""
@@ -106,12 +103,12 @@ class _Session:
         floats: dict[str, Tensor] = {}
         with self.prepared.floating():
             keep = {p.node: _keeper(floats, p.name) for p in self.points}
-            float_output = tensors(self.prepared.graph.run(batch.args, dict(batch.kwargs), keep))
+            float_output = tensors(self.prepared.compute(batch, keep))
         taps = {p.node: self._tap(p, order, index, floats, exported) for order, p in enumerate(self.points)}
-        simulated = tensors(self.prepared.graph.run(batch.args, dict(batch.kwargs), taps))
+        simulated = tensors(self.prepared.compute(batch, taps))
         local = {p.node: _local_tap(p, exported) for p in self.points}
         if any(p.all.differing for p in self.points):  # else both comparisons are the same one
-            self.prepared.graph.run(batch.args, dict(batch.kwargs), local)
+            self.prepared.compute(batch, local)
         self._count_outputs(float_output, simulated, outputs, fused)
         self.samples += batch.size
 
@@ -149,7 +146,9 @@ class _Session:
         return Verdict(
             file=file, samples=self.samples, tolerance=tolerance, points=points, outputs=outputs,
             first=None if self.first is None else self.first[1], notes=tuple(self.notes),
-            problems=(*point_problems(points, tolerance), *output_problems(outputs, tolerance, bool(points))),
+            problems=(
+                *self.problems, *point_problems(points, tolerance), *output_problems(outputs, tolerance, bool(points)),
+            ),
         )  # fmt: skip
 
 
