@@ -19,7 +19,8 @@ from quantwright.errors import DataError, InputError, StateError
 from quantwright.numerics import affine
 from quantwright.numerics.choose import choose_qparams
 from quantwright.observers import Observer
-from quantwright.observers._histogram import Side, Streaming, squared_error
+from quantwright.observers._grid_error import GridError
+from quantwright.observers._histogram import Side, Streaming
 
 NAMES = ("percentile", "entropy", "mse")
 floats = st.floats(width=32, min_value=-(2.0**100), max_value=2.0**100)
@@ -113,29 +114,44 @@ def test_pieces_do_not_change_the_counts() -> None:
     assert rows.counts_GK.sum(1).tolist() == [100] * 3000
 
 
-def test_occupied_bins_carry_all_counts_near_their_values() -> None:
-    x = noise(2, 3, 50) * torch.tensor([[1.0], [0.01], [0.0]])
-    seen = Streaming(3, 2048, "both")
-    seen.add(x)
-    centres_GM, counts_GM = seen.occupied()
-    assert centres_GM.shape[1] <= 50
-    assert counts_GM.sum(1).tolist() == [50.0, 50.0, 50.0]
-    mean_G = (centres_GM * counts_GM).sum(1) / 50
-    assert torch.allclose(mean_G.double(), x.double().mean(1), atol=float(seen.width_G.max()))
-
-
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_squared_error_is_that_of_quantizing(bits: int) -> None:
+def test_grid_error_is_that_of_quantizing(bits: int) -> None:
     x, what = noise(3, 1, 20_000), spec(format=f"int{bits}")
     for share in (1.0, 0.6, 0.3):
         low_G, high_G = x.amin(1) * share, x.amax(1) * share
         q = choose_qparams(low_G, high_G, what)
         seen = Streaming(1, 2048, "both")
         seen.add(x)
-        bounds = (torch.tensor([float(what.qmin)]), torch.tensor([float(what.qmax)]))
-        found = squared_error(*seen.occupied(), seen.width_G, q.scale, *bounds)
+        bounds = (torch.tensor([[float(what.qmin)]]), torch.tensor([[float(what.qmax)]]))
+        found = GridError(seen)(q.scale.unsqueeze(1), *bounds)
         y = affine.fake_quantize(x, q, what)
         assert float(found) == pytest.approx(float((y - x).double().square().sum()), rel=0.02)
+
+
+@given(
+    seed=st.integers(0, 999),
+    side=st.sampled_from(["size", "positive", "both"]),
+    step=st.floats(0.02, 0.9),
+    low=st.integers(-9, 0),
+    high=st.integers(0, 9),
+)
+@settings(deadline=None, max_examples=60)
+def test_grid_error_is_the_sum_over_bins(seed: int, side: Side, step: float, low: int, high: int) -> None:
+    """Running sums against one term per bin, for two groups and several grids at once; coarse and fine steps."""
+    seen = Streaming(2, 32, side)
+    seen.add(noise(seed, 2, 300) * torch.tensor([[1.0], [3.0]]))
+    scale_GC = torch.tensor([[step, step * 0.3], [step * 3, step]], dtype=torch.float64)
+    found_GC = GridError(seen)(scale_GC, torch.full((2, 2), low), torch.full((2, 2), high))
+    for group in range(2):
+        counts, width = seen.counts_GK[group].double().numpy(), float(seen.width_G[group])
+        centres = (np.arange(len(counts)) + seen.first + 0.5) * width
+        for scale, found in zip(scale_GC[group].tolist(), found_GC[group].tolist(), strict=True):
+            rounded = np.round(centres / scale)
+            clipped = np.clip(rounded, low, high)
+            error = (clipped * scale - centres) ** 2
+            if scale < 4 * width:
+                error = np.where(clipped == rounded, scale**2 / 12, error)
+            assert found == pytest.approx(float((counts * error).sum()), rel=1e-9, abs=1e-9)
 
 
 # -- all three -------------------------------------------------------------------------------------------------------
@@ -259,6 +275,25 @@ def test_mse_moves_both_ends_of_an_asymmetric_range() -> None:
     assert true_error(x, float(low_G), float(high_G), what) < true_error(x, -30.0, 30.0, what) / 10
 
 
+def test_clipping_counts_clipped_values_more_often() -> None:
+    """The chosen range has the least error of all thresholds when clipped values are counted ``clipping`` times."""
+    x = noise(3, 20_000)
+    chosen = {}
+    for clipping in (1.0, 4.0, 1e6):
+        observer = observed("mse", x.reshape(1, -1), spec(format="int4"), clipping=clipping)
+        chosen[clipping] = float(observer.qparams().scale)
+
+        def error(scale: float, times: float = clipping) -> float:
+            q = torch.round(x.double() / scale)
+            inside = (q >= -8) & (q <= 7)
+            squares = (q.clamp(-8, 7) * scale - x.double()).square()
+            return float(torch.where(inside, squares, squares * times).sum())
+
+        best = min(error(float(x.abs().max()) / 7 * factor) for factor in np.linspace(0.3, 1.0, 200))
+        assert error(chosen[clipping]) <= 1.02 * best
+    assert chosen[1.0] < chosen[4.0] < chosen[1e6]
+
+
 def test_mse_with_fine_grids_never_loses_to_minmax() -> None:
     for name in ("int8", "int12", "int16"):
         x, what = noise(15, 1, 5000), spec(format=name, narrow_range=True)
@@ -325,3 +360,16 @@ def test_entropy_cuts_an_asymmetric_range_on_the_side_that_is_long() -> None:
     low_G, high_G = observed("entropy", x, ASYMMETRIC).range()
     assert float(low_G) == float(x.min())
     assert float(high_G) < 10.0
+
+
+@pytest.mark.parametrize("what", [BASE_SPEC, ASYMMETRIC], ids=lambda what: what.format)
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.7])
+def test_a_value_that_comes_again_and_again_does_not_move_the_threshold(what: QuantSpec, value: float) -> None:
+    """An image background: nine of ten values are the same. Without it, the rest decides; with it, too."""
+    rest = noise(22, 1, 50_000).abs()
+    limits = []
+    for x in (rest, torch.cat([rest, torch.full((1, 450_000), value)], 1)):
+        _, high_G = observed("entropy", x, what).range()
+        limits.append(float(high_G))
+    assert limits[0] > 2.5
+    assert limits[1] == pytest.approx(limits[0], rel=0.1)

@@ -90,6 +90,17 @@ def group_view(x: Tensor, g: Granularity, axis: int | None = None) -> Tensor:
     return moved.reshape(-1, size)
 
 
+def unordered_view(x: Tensor, g: Granularity) -> Tensor:
+    """Returns ``x_GN`` with the elements of a row in any order: no copy of a dense tensor, whatever its memory layout.
+
+    Shapes:
+        x: any; result: [G, N].
+    """
+    if g.kind == "per_tensor" and not x.is_contiguous():
+        x = x.permute(sorted(range(x.ndim), key=lambda axis: (-x.stride()[axis], axis)))
+    return group_view(x, g)
+
+
 def ungroup(x_GN: Tensor, shape: Shape, g: Granularity, axis: int | None = None) -> Tensor:
     """Returns the tensor of ``shape`` whose ``group_view`` is ``x_GN``.
 

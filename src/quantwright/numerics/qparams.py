@@ -22,6 +22,11 @@ class QParams:
     zero_point: Tensor
     super_scale: Tensor | None = None
 
+    def to_dict(self) -> dict[str, Tensor]:
+        """Returns the tensors there are, by field name."""
+        parts = {"scale": self.scale, "zero_point": self.zero_point, "super_scale": self.super_scale}
+        return {name: value for name, value in parts.items() if value is not None}
+
     def to(self, device: torch.device | str) -> QParams:
         """Returns the same numbers on another device."""
         return QParams(

@@ -70,9 +70,16 @@ class Observer(ABC):
             fix="calibrate on one worker, or use minmax, percentile, entropy or mse",
         )
 
+    @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """Returns what was observed, as tensors (for shards and for looking at); empty before ``observe``."""
-        return {}
+        """Returns everything that was observed, as tensors: for checkpoints and shards; empty before ``observe``."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Becomes the observer whose ``state()`` this was (not the empty one): what it sees and says next is the same.
+
+        The tensors are on the device of the values to come, and are now the observer's own.
+        """
 
 
 def observer_name(kind: type[Observer]) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -25,6 +27,29 @@ Side = Literal["size", "positive", "both"]
 
 _PIECE = 1 << 17  # elements binned at a time: fits the cache, and no full-size temporary is made
 _LOWEST_EXPONENT = -100  # values below 2**-100 are zero to us; keeps every factor a normal float32
+
+
+_COPIES = 4  # neighbours are counted apart: a count that is raised again at once has to wait for itself
+_FEW = 1 << 14  # bins whose copies still fit the cache
+_BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+def _copies(piece_RN: Tensor, columns: int) -> int:
+    """Returns into how many copies of its bins a piece is counted: more than one for a long row and few bins."""
+    long = piece_RN.shape[0] == 1 and piece_RN.shape[1] >= _PIECE // 2
+    return _COPIES if long and columns <= _FEW else 1
+
+
+@lru_cache(maxsize=8)
+def _starts(rows: int, copies: int, columns: int, zero: int, device: torch.device) -> Tensor:
+    """Returns where bin 0 of each element's counts stands: rows one after the other, or the copies of one row in turn.
+
+    Shapes:
+        [R, 1], or [1, _PIECE] for copies. int32.
+    """
+    order = torch.arange(_PIECE if copies > 1 else rows, dtype=torch.int32, device=device)
+    starts = (order % copies if copies > 1 else order) * columns + zero
+    return starts.unsqueeze(0) if copies > 1 else starts.unsqueeze(1)
 
 
 class Streaming:
@@ -71,23 +96,35 @@ class Streaming:
         self._widen(low_G, high_G)
         dtype = torch.float64 if x_GN.dtype == torch.float64 else torch.float32
         factor_G1 = self.width_G.reciprocal().to(dtype).unsqueeze(1).to(x_GN.device)
+        negative = bool((low_G < 0).any())
         rows = max(1, _PIECE // x_GN.shape[1])
         for top in range(0, x_GN.shape[0], rows):
+            counts_RK = torch.zeros_like(self.counts_GK[top : top + rows], device=x_GN.device)
             for piece in torch.split(x_GN[top : top + rows], _PIECE, dim=1):
-                counts = self._count(piece.to(dtype), factor_G1[top : top + rows])
-                self.counts_GK[top : top + rows] += counts.cpu()
+                counts_RK += self._count(piece.to(dtype), factor_G1[top : top + rows], negative)
+            self.counts_GK[top : top + rows] += counts_RK.cpu()
 
-    def _count(self, piece_RN: Tensor, factor_R1: Tensor) -> Tensor:
-        """Returns the counts of some rows: [R, K]."""
-        scaled = piece_RN.abs().mul_(factor_R1) if self.side == "size" else piece_RN * factor_R1
-        if self.side == "positive":
-            scaled.clamp_(min=0.0)
-        flat = scaled.to(torch.int32)  # toward zero
-        if self.side == "both":
-            flat.add_(piece_RN >= 0).sub_(self.first + 1)
-        rows, columns = flat.shape[0], self.counts_GK.shape[1]
-        flat += torch.arange(0, rows * columns, columns, dtype=torch.int32, device=flat.device).unsqueeze(1)
-        return torch.bincount(flat.reshape(-1), minlength=rows * columns).reshape(rows, columns)
+    def _count(self, piece_RN: Tensor, factor_R1: Tensor, negative: bool) -> Tensor:
+        """Returns the counts of some rows: [R, K].
+
+        Args:
+            negative: whether there may be numbers below zero.
+        """
+        if negative and self.side == "positive":
+            scaled_RN = piece_RN.clamp(min=0.0).mul_(factor_R1)
+        elif negative:
+            scaled_RN = piece_RN.abs().mul_(factor_R1)
+        else:
+            scaled_RN = piece_RN * factor_R1
+        index_RN = scaled_RN.to(torch.int32)  # toward zero
+        if negative and self.side == "both":  # -0.0 + 0.0 is 0.0; the sign spread over all bits turns k into -1 - k
+            bits_RN = torch.add(piece_RN, 0.0, out=scaled_RN).view(_BITS[piece_RN.dtype])
+            index_RN ^= bits_RN.bitwise_right_shift_(8 * piece_RN.element_size() - 1).to(torch.int32)
+        rows, columns = len(piece_RN), self.counts_GK.shape[1]
+        copies = _copies(piece_RN, columns)
+        index_RN += _starts(rows, copies, columns, -self.first, piece_RN.device)[:, : piece_RN.shape[1]]
+        counts = torch.bincount(index_RN.reshape(-1), minlength=copies * rows * columns)
+        return counts.reshape(copies, rows, columns).sum(0)
 
     def _widen(self, low_G: Tensor, high_G: Tensor) -> None:
         """Makes the histogram cover a range: merges bins in pairs until it does."""
@@ -113,38 +150,17 @@ class Streaming:
         grown._grow(self.exponent_G)
         self.counts_GK += grown.counts_GK
 
-    def occupied(self) -> tuple[Tensor, Tensor]:
-        """Returns (centres_GM, counts_GM) of the occupied bins, float32, filled up with empty ones to a common M.
+    def state(self) -> dict[str, Tensor]:
+        """Returns counts, exponents and exact extremes."""
+        return {
+            "counts_GK": self.counts_GK, "exponent_G": self.exponent_G, "low_G": self.low_G, "high_G": self.high_G
+        }  # fmt: skip
 
-        Units:
-            centres: the tensor's own.
-        """
-        most = int((self.counts_GK > 0).sum(1).amax())
-        order_GM = (self.counts_GK == 0).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
-        centres_GM = (order_GM + self.first + 0.5) * self.width_G.unsqueeze(1)
-        return centres_GM.float(), self.counts_GK.gather(1, order_GM).float()
-
-
-def squared_error(
-    centres_GM: Tensor, counts_GM: Tensor, width_G: Tensor, scale_G: Tensor, lo_G: Tensor, hi_G: Tensor
-) -> Tensor:
-    """Returns the sum of squared quantization errors of a histogram, float64.
-
-    Values are taken at the centre of their bin. Where a step is not wider than four bins, what happens inside a bin
-    matters and rounding errors inside the range are taken as uniform: step**2 / 12 each.
-
-    Shapes:
-        centres_GM, counts_GM: [G, M]. The others [G]: scale, and the lowest and highest ``q - zero_point``.
-    """
-    scale_G1 = scale_G.float().unsqueeze(1)
-    y_GM = torch.round(centres_GM / scale_G1)
-    low_G1, high_G1 = lo_G.float().unsqueeze(1), hi_G.float().unsqueeze(1)
-    clipped_GM = torch.clamp(y_GM, low_G1, high_G1)
-    error_GM = (clipped_GM * scale_G1).sub_(centres_GM).square_()
-    fine_G1 = (scale_G < 4 * width_G).unsqueeze(1)
-    if bool(fine_G1.any()):
-        error_GM = torch.where(fine_G1 & (clipped_GM == y_GM), scale_G1.square() / 12, error_GM)
-    return error_GM.mul_(counts_GM).sum(1, dtype=torch.float64)
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Becomes the histogram whose state this was; it must have been made with the same bins and side."""
+        self.counts_GK = state["counts_GK"].cpu().clone()  # it is added to in place
+        self.exponent_G = state["exponent_G"].cpu()
+        self.low_G, self.high_G = state["low_G"].cpu(), state["high_G"].cpu()
 
 
 class HistogramObserver(Observer):
@@ -246,6 +262,7 @@ class HistogramObserver(Observer):
         if other._streaming is None:
             return
         if self._streaming is None:
+            self._device = other._device
             self._streaming = Streaming(other._streaming.low_G.numel(), self.params["bins"], self.side)
         self._streaming.merge(other._streaming)
 
@@ -253,7 +270,14 @@ class HistogramObserver(Observer):
         """Returns counts, exponents and exact extremes, or an exact histogram's range."""
         if self._one_batch is not None:
             return {"low_G": self._one_batch[0], "high_G": self._one_batch[1]}
-        seen = self._streaming
-        if seen is None:
-            return {}
-        return {"counts_GK": seen.counts_GK, "exponent_G": seen.exponent_G, "low_G": seen.low_G, "high_G": seen.high_G}
+        return {} if self._streaming is None else self._streaming.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Becomes the observer whose state this was."""
+        self._device = state["low_G"].device
+        self._one_batch, self._streaming = None, None
+        if self.exact:
+            self._one_batch = (state["low_G"].cpu(), state["high_G"].cpu())
+        else:
+            self._streaming = Streaming(state["low_G"].numel(), self.params["bins"], self.side)
+            self._streaming.load_state(state)

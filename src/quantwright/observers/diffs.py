@@ -8,6 +8,7 @@ tensor's own rounding, and the smallest p wins ties. One batch is measured exact
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,13 +19,14 @@ from quantwright.errors import InputError, StateError
 from quantwright.numerics.choose import SMALLEST_SCALE, fix_position
 from quantwright.numerics.rounding import round_to_integer
 from quantwright.observers import Observer, check_groups, extent, nothing_observed
-from quantwright.observers._histogram import Streaming, squared_error
+from quantwright.observers._grid_error import GridError
+from quantwright.observers._histogram import Streaming
 
 PARAMS = {
     "scope": {"type": "int", "default": 5, "min": 1, "max": 16, "help": "how many positions are tried; 1 is minmax"},
     "bins": {"type": "int", "default": 2048, "min": 256, "max": 65536, "help": "histogram bins, for several batches"},
 }
-_PIECE = 1 << 18  # elements measured at a time
+_PIECE = 1 << 17  # elements measured at a time: they and two temporaries fit the cache
 
 
 class Diffs(Observer):
@@ -40,6 +42,7 @@ class Diffs(Observer):
             )
         self._free = spec.model_copy(update={"min_scale": 0.0})  # the search knows no cap; choose_qparams applies it
         self._lowest = -(2 ** (spec.bits - 1)) if spec.signed else 0  # narrow_range has no influence either
+        self._highest = spec.qmax
         self._low_G: Tensor | None = None
         self._high_G: Tensor | None = None
         self._only_G: Tensor | None = None  # the position of the only batch so far
@@ -70,8 +73,11 @@ class Diffs(Observer):
 
     def _count(self, x_GN: Tensor) -> None:
         if self._seen is None:
-            self._seen = Streaming(x_GN.shape[0], self.params["bins"], "both" if self.spec.signed else "positive")
+            self._seen = self._empty(x_GN.shape[0])
         self._seen.add(x_GN)
+
+    def _empty(self, groups: int) -> Streaming:
+        return Streaming(groups, self.params["bins"], "both" if self.spec.signed else "positive")
 
     def range(self) -> tuple[Tensor, Tensor]:
         """Returns (lowest_G, highest_G): what the grid of the best position holds of the values seen, float64."""
@@ -98,23 +104,16 @@ class Diffs(Observer):
         return _best(position_G, error_SG)
 
     def _error(self, x_RN: Tensor, step_R: Tensor) -> Tensor:
-        """Returns the sum of squared errors of some rows, float64. Powers of two multiply and divide exactly."""
-        step_R1 = step_R.float().unsqueeze(1)
-        y_RN = x_RN / step_R1
-        round_to_integer(y_RN, self.spec.rounding or "half_even", out=y_RN)
-        y_RN.clamp_(self._lowest, self.spec.qmax).mul_(step_R1).sub_(x_RN)
-        return y_RN.square_().sum(1, dtype=torch.float64)
+        """Returns the sum of squared errors of some rows, float64; measured in steps: a power of two scales exactly."""
+        y_RN = x_RN * step_R.reciprocal().float().unsqueeze(1)
+        error_RN = round_to_integer(y_RN, self.spec.rounding or "half_even").clamp_(self._lowest, self._highest)
+        return error_RN.sub_(y_RN).square_().sum(1, dtype=torch.float64).mul_(step_R.square())
 
     def _search_counts(self, seen: Streaming, position_G: Tensor) -> Tensor:
         """Returns the best position of each group, by the histogram of all batches."""
-        centres_GM, counts_GM = seen.occupied()
-        lowest_G = torch.full_like(seen.low_G, self._lowest)
-        highest_G = torch.full_like(seen.low_G, self.spec.qmax)
-        errors = [
-            squared_error(centres_GM, counts_GM, seen.width_G, _steps(position_G, offset), lowest_G, highest_G)
-            for offset in range(self.params["scope"])
-        ]
-        return _best(position_G, torch.stack(errors))
+        step_GS = torch.stack([_steps(position_G, offset) for offset in range(self.params["scope"])], 1)
+        low_GS, high_GS = torch.full_like(step_GS, self._lowest), torch.full_like(step_GS, self.spec.qmax)
+        return _best(position_G, GridError(seen)(step_GS, low_GS, high_GS).T)
 
     def merge(self, other: Diffs) -> None:
         """Takes in what another one saw; needs statistic ``all``.
@@ -136,11 +135,20 @@ class Diffs(Observer):
             self._seen.merge(other._seen)
 
     def state(self) -> dict[str, Tensor]:
-        """Returns the extremes so far, and the counts when there are any."""
+        """Returns the extremes so far, the position of an only batch, and the counts when there are any."""
         if self._low_G is None or self._high_G is None:
             return {}
-        counts = {} if self._seen is None else {"counts_GK": self._seen.counts_GK, "exponent_G": self._seen.exponent_G}
-        return {"low_G": self._low_G, "high_G": self._high_G, **counts}
+        only = {} if self._only_G is None else {"only_G": self._only_G}
+        seen = {} if self._seen is None else self._seen.state()
+        return {**seen, "low_G": self._low_G, "high_G": self._high_G, **only}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Becomes the observer whose state this was."""
+        self._low_G, self._high_G, self._only_G = state["low_G"], state["high_G"], state.get("only_G")
+        self._seen = None
+        if "counts_GK" in state:
+            self._seen = self._empty(self._low_G.numel())
+            self._seen.load_state(state)
 
 
 def _steps(position_G: Tensor, offset: int) -> Tensor:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from quantwright.numerics.choose import choose_qparams
 from quantwright.numerics.qparams import QParams
-from quantwright.observers import Observer, check_groups, extent, nothing_observed
+from quantwright.observers import check_groups, extent
+from quantwright.observers._extremes import ExtremesObserver
 
 PARAMS = {
     "include_zero": {
@@ -18,11 +19,8 @@ PARAMS = {
 }
 
 
-class MinMax(Observer):
+class MinMax(ExtremesObserver):
     """Returns the observer of the full range; merging shards is exact."""
-
-    low_G: Tensor | None = None
-    high_G: Tensor | None = None
 
     def observe(self, x_GN: Tensor) -> None:
         """Takes in one batch."""
@@ -35,12 +33,6 @@ class MinMax(Observer):
         check_groups(self.low_G.numel(), low_G.numel())
         self.low_G, self.high_G = torch.minimum(self.low_G, low_G), torch.maximum(self.high_G, high_G)
 
-    def range(self) -> tuple[Tensor, Tensor]:
-        """Returns (lowest_G, highest_G) over all batches, float64."""
-        if self.low_G is None or self.high_G is None:
-            raise nothing_observed(self)
-        return self.low_G, self.high_G
-
     def qparams(self) -> QParams:
         """Returns scale and zero point for the range."""
         return choose_qparams(*self.range(), self.spec, include_zero=self.params["include_zero"])
@@ -49,10 +41,6 @@ class MinMax(Observer):
         """Takes in what another one saw."""
         if other.low_G is not None and other.high_G is not None:
             self._widen(other.low_G, other.high_G)
-
-    def state(self) -> dict[str, Tensor]:
-        """Returns the lowest and highest values so far."""
-        return {} if self.low_G is None or self.high_G is None else {"low_G": self.low_G, "high_G": self.high_G}
 
 
 plugin = MinMax

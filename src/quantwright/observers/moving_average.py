@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from quantwright.observers import Observer, check_groups, extent, nothing_observed
+from quantwright.observers import check_groups, extent
+from quantwright.observers._extremes import ExtremesObserver
 
 PARAMS = {
     "constant": {
@@ -20,11 +21,8 @@ PARAMS = {
 }
 
 
-class MovingAverage(Observer):
+class MovingAverage(ExtremesObserver):
     """Returns the observer of a smoothed range."""
-
-    low_G: Tensor | None = None
-    high_G: Tensor | None = None
 
     def observe(self, x_GN: Tensor) -> None:
         """Takes in one batch: range += constant * (range of the batch - range)."""
@@ -35,16 +33,6 @@ class MovingAverage(Observer):
         check_groups(self.low_G.numel(), low_G.numel())
         self.low_G = self.low_G.lerp(low_G, self.params["constant"])
         self.high_G = self.high_G.lerp(high_G, self.params["constant"])
-
-    def range(self) -> tuple[Tensor, Tensor]:
-        """Returns (lowest_G, highest_G), smoothed, float64."""
-        if self.low_G is None or self.high_G is None:
-            raise nothing_observed(self)
-        return self.low_G, self.high_G
-
-    def state(self) -> dict[str, Tensor]:
-        """Returns the smoothed range."""
-        return {} if self.low_G is None or self.high_G is None else {"low_G": self.low_G, "high_G": self.high_G}
 
 
 plugin = MovingAverage
