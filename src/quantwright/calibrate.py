@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from quantwright import registry
+from quantwright.checkpoint import Checkpoint
 from quantwright.config.config import Calibration
-from quantwright.config.spec import QuantSpec
 from quantwright.data import Batch
-from quantwright.errors import DataError, QuantwrightError
-from quantwright.fakequant.fixed import Quantizer
-from quantwright.numerics import affine
-from quantwright.numerics.granularity import group_view
+from quantwright.distributed import ALONE, Workers
+from quantwright.errors import DataError, InputError, StateError
 from quantwright.numerics.qparams import QParams
-from quantwright.observers import Observer
-from quantwright.prepare import PreparedModel
+from quantwright.observers import observer_name
+from quantwright.quantized import QuantizedModel
+from quantwright.watcher import Watcher, make_observer, observe
 
 Progress = Callable[[str, int, "int | None"], None]
 """(stage, done, total or None): called after every batch of a long stage."""
@@ -41,142 +39,209 @@ class BatchHook(Protocol):
     def after(self) -> list[Any]:
         """Runs once after the last batch; returns the changes made."""
 
+    def state(self) -> dict[str, Tensor]:
+        """Returns what the batches so far have left behind, as tensors: enough for ``load_state`` to go on exactly."""
 
-@dataclass(slots=True)
-class Watcher:
-    """Returns what calibration keeps for one activation point: an observer, or the QParams of every batch."""
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on, after ``before``, from what ``state`` gave."""
 
-    quantizer: Quantizer
-    feeding: Calibration
-    observer: Observer | None = None
-    history: list[QParams] = field(default_factory=list)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Takes in one value and returns what the network should go on with."""
-        spec = self.quantizer.spec
-        whole = spec.statistic == "all"
-        if self.observer is None or not whole:
-            self.observer = make_observer(spec, self.quantizer.point.name)
-        _observe(self.observer, x, spec, self.quantizer.point.name)
-        if not whole:
-            self.history.append(self.observer.qparams())
-        if self.feeding.inputs == "float":
-            return x
-        running = whole or self.feeding.batch_qparams == "running"
-        qparams = self.result() if running else self.history[-1]
-        return affine.fake_quantize(x, qparams, spec, arithmetic=self.quantizer.arithmetic)
+class Calibrator:
+    """Returns a calibration in progress: ``feed`` batches as they come, then ``finish``, or ``close`` to give it up.
 
-    def result(self) -> QParams:
-        """Returns the QParams over everything seen so far."""
-        if self.observer is None:
+    Weights and biases have their QParams from the start; activations are watched while batches pass.
+
+    Attributes:
+        watchers: point name -> what is kept of it.
+        count: how many batches were fed.
+
+    Args:
+        shared: several of these will be put together by ``merge``; what cannot be merged exactly is refused.
+
+    Raises:
+        InputError: ``shared``, and the result depends on the order of the batches.
+    """
+
+    def __init__(self, prepared: QuantizedModel, *, hooks: Sequence[BatchHook] = (), shared: bool = False) -> None:
+        self.prepared = prepared
+        self.hooks = tuple(hooks)
+        self.feeding = prepared.asked.calibration or prepared.target.calibration
+        self.count = 0
+        self._torn = False
+        prepared.set_mode("float")
+        self.watchers = _watch_activations(prepared, self.feeding)
+        try:
+            if shared:
+                self._require_mergeable()
+            _calibrate_parameters(prepared, self.feeding)
+            for hook in self.hooks:
+                hook.before()
+            self._run = self._runner()
+        except BaseException:
+            self.close()
+            raise
+
+    def feed(self, batch: Batch) -> Any:
+        """Returns the network's output for one batch, after every point has seen it.
+
+        Raises:
+            DataError: wrong shape or dtype, or NaN/Inf (the point is named).
+            StateError: an earlier batch failed half-way, so some points have seen it and others not.
+        """
+        if self._torn:
+            raise StateError("an earlier batch failed half-way", fix="calibrate again from the first batch")
+        try:
+            output = _run_one(self._run, batch, self.count)
+            for hook in self.hooks:
+                hook.after_batch()
+        except BaseException:
+            self._torn = any(watcher.batches != self.count for watcher in self.watchers.values())
+            raise
+        self.count += 1
+        return output
+
+    def finish(self) -> dict[str, list[QParams]]:
+        """Returns the per-batch QParams of every point (empty lists for one-range points); the model quantizes now.
+
+        Raises:
+            DataError: no batch was fed. StateError: the last one failed half-way.
+        """
+        if self._torn:
+            raise StateError("the last batch failed half-way", fix="calibrate again from the first batch")
+        if self.count == 0:
             raise DataError(
-                f"point '{self.quantizer.point.name}' saw no data during calibration",
-                fix="check that the calibration batches reach this part of the network",
+                "the calibration data is empty: not one batch", fix="give at least one batch to calibrate on"
             )
-        if self.quantizer.spec.statistic == "all":
-            return self.observer.qparams()
-        return combine(self.history, self.quantizer.spec.statistic or "max", self.feeding.modal_ties)
+        self.close()
+        for watcher in self.watchers.values():
+            watcher.quantizer.qparams = watcher.result()
+        self.prepared.link()
+        for hook in self.hooks:
+            self.prepared.changes.extend(hook.after())
+        self.prepared.set_mode("quantize")
+        return {name: watcher.history for name, watcher in self.watchers.items()}
+
+    def close(self) -> None:
+        """Stops watching and leaves the model in float."""
+        for watcher in self.watchers.values():
+            watcher.quantizer.watch = None
+        self.prepared.set_mode("float")
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns what the batches so far have left behind: ``points/<name>/<key>``, ``hooks/<i>/<key>``, ``count``."""
+        flat = {"count": torch.tensor(self.count)}
+        for name, watcher in self.watchers.items():
+            flat |= {f"points/{name}/{key}": value for key, value in watcher.state().items()}
+        for index, hook in enumerate(self.hooks):
+            flat |= {f"hooks/{index}/{key}": value for key, value in hook.state().items()}
+        return flat
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from what ``state`` gave; the next batch to feed is number ``count``."""
+        device = self.prepared.example.tensors()[0].device
+        self.count = int(state["count"])
+        for name, watcher in self.watchers.items():
+            watcher.load_state(_part(state, f"points/{name}/", device), self.count)
+        for index, hook in enumerate(self.hooks):
+            hook.load_state(_part(state, f"hooks/{index}/", device))
+
+    def merge(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Becomes the calibration that saw every batch, from the states of workers that took turns (Workers.share)."""
+        device = self.prepared.example.tensors()[0].device
+        self.count = sum(int(state["count"]) for state in states)
+        for name, watcher in self.watchers.items():
+            watcher.merge([_part(state, f"points/{name}/", device) for state in states], self.count)
+
+    def _runner(self) -> Callable[[Batch], Any]:
+        """Returns how to run one batch: the fast way where nothing but the watchers looks, and nothing is rounded."""
+        if not self.hooks and self.feeding.inputs == "float":
+            return self.prepared.watching()
+        taps = {name: tap for hook in self.hooks for name, tap in hook.taps.items()}
+        return lambda batch: self.prepared.compute(batch, taps)
+
+    def _require_mergeable(self) -> None:
+        """Raises InputError, with every reason, when several workers would not find exactly what one finds."""
+        wrong = []
+        if self.hooks:
+            wrong.append("an algorithm under 'refine' changes the network after every calibration batch")
+        alone = self.feeding.batch_qparams == "batch" and not any(w.whole for w in self.watchers.values())
+        if self.feeding.inputs == "quantized" and not alone:
+            wrong.append("calibration inputs are 'quantized' by what the batches before have left: order counts")
+        random = [n for n, q in self.prepared.quantizers.items() if q.spec.rounding == "stochastic"]
+        if self.feeding.inputs == "quantized" and random:
+            wrong.append(f"rounding is stochastic ({random[0]}), and every worker draws numbers of its own")
+        kinds: dict[str, list[str]] = {}
+        for name, watcher in self.watchers.items():
+            if not watcher.mergeable:
+                kinds.setdefault(observer_name(type(watcher.fresh_observer())), []).append(name)
+        for kind, names in kinds.items():
+            where = f"{len(names)} points, the first is {names[0]}"
+            wrong.append(f"observer '{kind}' depends on the order of the batches ({where})")
+        if wrong:
+            raise InputError(
+                "this calibration cannot be shared between workers:\n  " + "\n  ".join(wrong),
+                fix="calibrate on one worker, or use inputs: float and minmax, percentile, entropy, mse or diffs",
+            )
 
 
 def calibrate(
-    prepared: PreparedModel,
+    prepared: QuantizedModel,
     batches: Iterable[Batch],
     *,
     hooks: Sequence[BatchHook] = (),
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
+    workers: Workers = ALONE,
 ) -> dict[str, list[QParams]]:
     """Returns the per-batch QParams of every point (empty lists for one-range points) and leaves the model quantizing.
 
     Weights and biases are measured first, then activations while the batches pass, then related points are derived.
 
+    Args:
+        checkpoint: where the state is kept, and gone on from.
+        workers: who else calibrates; every worker is given the same batches and takes its own.
+
     Raises:
         DataError: no batch at all, a batch of the wrong shape or dtype, or NaN/Inf (the point is named).
+        InputError: several workers, and something whose result depends on the order of the batches.
     """
-    feeding = prepared.config.calibration or prepared.target.calibration
-    prepared.set_mode("float")
-    _calibrate_parameters(prepared, feeding)
-    watchers = _watch_activations(prepared, feeding)
+    calibrator = Calibrator(prepared, hooks=hooks, shared=workers.count > 1)
     try:
-        for hook in hooks:
-            hook.before()
-        taps = {name: tap for hook in hooks for name, tap in hook.taps.items()}
-        count = 0
-        for batch in batches:
-            _run_one(prepared, batch, taps, count)
-            for hook in hooks:
-                hook.after_batch()
-            count += 1
-            if progress is not None:
-                progress("calibrate", count, None)
-        if count == 0:
-            raise DataError(
-                "the calibration data is empty: not one batch", fix="give at least one batch to calibrate on"
-            )
-    finally:
-        for watcher in watchers.values():
-            watcher.quantizer.watch = None
-        prepared.set_mode("float")
-    for watcher in watchers.values():
-        watcher.quantizer.qparams = watcher.result()
-    prepared.link()
-    for hook in hooks:
-        prepared.changes.extend(hook.after())
-    prepared.set_mode("quantize")
-    return {name: watcher.history for name, watcher in watchers.items()}
+        with workers.together("calibration"), contextlib.ExitStack() as stack:
+            todo = workers.share(batches)
+            if checkpoint is not None:
+                kept = checkpoint.keeping("calibrate", calibrator, todo)
+                todo = stack.enter_context(contextlib.closing(kept))
+            for batch in todo:
+                calibrator.feed(batch)
+                if progress is not None:
+                    progress("calibrate", calibrator.count, None)
+        if workers.count > 1:
+            calibrator.merge(workers.gather(calibrator.state()))
+        return calibrator.finish()
+    except BaseException:
+        calibrator.close()
+        raise
 
 
-def make_observer(spec: QuantSpec, point: str = "") -> Observer:
-    """Returns a fresh observer for a complete spec."""
-    if spec.observer is None:
-        raise QuantwrightError(f"point '{point}' has no observer", fix="complete the spec with config.spec.BASE_SPEC")
-    kind: type[Observer] = registry.load("observers", spec.observer.name)
-    return kind(spec, **spec.observer.params)
-
-
-def combine(history: Sequence[QParams], statistic: str, modal_ties: str = "larger_scale") -> QParams:
-    """Returns one QParams for those of several batches: the statistic over scales, the mode of the zero points.
-
-    Spec vai_q_pytorch 3.6. The mode of several equally frequent scales is the larger one (3.5: the smallest position)
-    or the smaller one (3.6: the CPU engine).
-    """
-    scale_BG = torch.stack([q.scale for q in history])
-    zero_BG = torch.stack([q.zero_point for q in history])
-    if statistic == "max":
-        scale_G = scale_BG.amax(0)
-    elif statistic == "mean":
-        scale_G = scale_BG.mean(0)
-    elif statistic == "median":
-        scale_G = torch.quantile(scale_BG.double(), 0.5, dim=0).to(scale_BG.dtype)
-    elif modal_ties == "larger_scale":
-        scale_G = -torch.mode(-scale_BG, dim=0).values
-    else:
-        scale_G = torch.mode(scale_BG, dim=0).values
-    return QParams(scale=scale_G, zero_point=torch.mode(zero_BG, dim=0).values)
-
-
-def _observe(observer: Observer, x: Tensor, spec: QuantSpec, point: str) -> None:
-    assert spec.granularity is not None  # specs of a plan are complete
-    try:
-        observer.observe(group_view(x.detach(), spec.granularity))
-    except DataError as error:
-        raise DataError(error.message, where=point, allowed=error.allowed, fix=error.fix) from error
-
-
-def _calibrate_parameters(prepared: PreparedModel, feeding: Calibration) -> None:
+def _calibrate_parameters(prepared: QuantizedModel, feeding: Calibration) -> None:
     """Gives every weight, and every bias with a scale of its own, its QParams; quantizes them if inputs are to be."""
     for quantizer in prepared.quantizers.values():
         spec, point = quantizer.spec, quantizer.point
         if point.role not in ("weight", "bias"):
             continue
         if spec.is_integer and spec.scale != "derived":
-            observer = make_observer(spec, point.name)
-            _observe(observer, prepared.graph.parameter(point.tensor), spec, point.name)
+            alone = spec.model_copy(update={"statistic": "max"})  # a parameter is one batch: nothing is kept for more
+            observer = make_observer(alone, point.name)
+            observe(observer, prepared.parameter(point.tensor), spec, point.name)
             quantizer.qparams = observer.qparams()
+        elif not bool(prepared.parameter(point.tensor).isfinite().all()):
+            raise DataError("the tensor has NaN/Inf values", where=point.name, fix="repair the weights")
         if feeding.inputs == "quantized" and quantizer.ready:
             quantizer.mode = "quantize"
 
 
-def _watch_activations(prepared: PreparedModel, feeding: Calibration) -> dict[str, Watcher]:
+def _watch_activations(prepared: QuantizedModel, feeding: Calibration) -> dict[str, Watcher]:
     """Returns a watcher for every activation point that has a range of its own, and switches those to observing."""
     watchers = {}
     for name, quantizer in prepared.quantizers.items():
@@ -191,13 +256,15 @@ def _watch_activations(prepared: PreparedModel, feeding: Calibration) -> dict[st
     return watchers
 
 
-def _run_one(prepared: PreparedModel, batch: Batch, taps: Mapping[str, Any], index: int) -> None:
+def _run_one(run: Callable[[Batch], Any], batch: Batch, index: int) -> Any:
     try:
         with torch.no_grad():
-            if taps:
-                prepared.graph.run(batch.args, dict(batch.kwargs), taps)
-            else:
-                prepared.graph(*batch.args, **batch.kwargs)
+            return run(batch)
     except DataError as error:
         where = f"calibration batch {index}" + (f", {error.where}" if error.where else "")
         raise DataError(error.message, where=where, allowed=error.allowed, fix=error.fix) from error
+
+
+def _part(state: Mapping[str, Tensor], prefix: str, device: torch.device) -> dict[str, Tensor]:
+    """Returns the entries under a prefix, by the rest of their keys, on ``device``."""
+    return {key.removeprefix(prefix): value.to(device) for key, value in state.items() if key.startswith(prefix)}

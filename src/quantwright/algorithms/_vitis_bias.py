@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx
@@ -28,6 +28,16 @@ class Progress:
     average: float = 0.0
     deviation: float = 0.0
     stopped: bool = False
+
+    def to_tensor(self) -> Tensor:
+        """Returns the four fields as float64."""
+        return torch.tensor([self.efficiency, self.average, self.deviation, float(self.stopped)], dtype=torch.float64)
+
+    @classmethod
+    def from_tensor(cls, fields: Tensor) -> Progress:
+        """Returns what ``to_tensor`` gave."""
+        efficiency, average, deviation, stopped = fields.tolist()
+        return cls(efficiency=efficiency, average=average, deviation=deviation, stopped=bool(stopped))
 
     def update(self, signal: float, noise: float, rate: float) -> float:
         """Returns the step to take on this batch (0.0 when correction has ended).
@@ -69,7 +79,7 @@ class Layer:
     bias: Tensor
     inputs: Tensor | None = None
     output: Tensor | None = None
-    progress: Progress | None = None
+    progress: Progress = field(default_factory=Progress)
 
 
 class VitisBiasCorrection:
@@ -93,7 +103,6 @@ class VitisBiasCorrection:
             node=self.prepared.graph.node(facts.name),
             weight=parameter(facts.weight.name).detach(),
             bias=parameter(facts.bias.name).detach().clone(),
-            progress=Progress(),
         )
 
     def _tap(self, name: str, layer: Layer, attribute: str) -> None:
@@ -123,7 +132,7 @@ class VitisBiasCorrection:
     def after_batch(self) -> None:
         """Steps every bias against the mean error of its layer on this batch."""
         for layer in self.layers:
-            if layer.inputs is None or layer.output is None or layer.progress is None:
+            if layer.inputs is None or layer.output is None:
                 continue
             wanted = self._float_output(layer)
             error = layer.output - wanted
@@ -148,6 +157,20 @@ class VitisBiasCorrection:
                 )
             )
         return changes
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns every layer's bias as it stands, and its moving averages."""
+        flat: dict[str, Tensor] = {}
+        for index, layer in enumerate(self.layers):
+            flat[f"{index}/bias"] = self.prepared.graph.parameter(self._bias_name(layer)).detach()
+            flat[f"{index}/progress"] = layer.progress.to_tensor()
+        return flat
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from what ``state`` gave."""
+        for index, layer in enumerate(self.layers):
+            self.prepared.change_parameter(self._bias_name(layer), state[f"{index}/bias"])
+            layer.progress = Progress.from_tensor(state[f"{index}/progress"])
 
     def _bias_name(self, layer: Layer) -> str:
         assert layer.facts.bias is not None  # correctable() chose it
