@@ -120,6 +120,9 @@ def _sharing_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
         message = "'statistic' has no effect with per_token: the range is taken anew for every token"
         found.append(Conflict(field="statistic", code="no_effect", message=message, fix="remove it"))
     exact = spec.observer is not None and spec.observer.params.get("histogram") == "exact"
+    if exact and spec.observer is not None and "clipping" in spec.observer.params:
+        message = "'clipping' has no effect on an exact histogram"
+        found.append(Conflict(field="observer", code="no_effect", message=message, fix="use histogram: streaming"))
     if exact and not parameter and spec.statistic == "all":
         message = "an exact histogram sees one batch only; 'all' needs one over every batch"
         fix = "use histogram: streaming, or a statistic over batches (max, mean, median)"

@@ -54,8 +54,16 @@ RECURRENT = ("lstm", "gru", "rnn")
 #: elementwise and reduction steps inside a module whose type name says it is a normalization (a hand-written RMSNorm):
 #: kept float by every built-in target because their intermediate squares span an unbounded range
 NORM_PART = ("norm_part",)
+#: products and sums inside a module whose type name says it is an activation function (a hand-written GELU)
+ACTIVATION_PART = ("activation_part",)
+#: values near minus infinity that forbid a place in a softmax, angles read by sine and cosine, divisors kept from zero
+#: by a tiny number: never quantized where the target leaves them float, whoever reads them
+HELD_FLOAT = ("mask", "angle", "divisor")
+#: what ``capture="modules"`` cannot put a quantizer behind: a function called in a ``forward``, a module that is more
+#: than one operation, a module the example did not reach (graph/modules.py)
+UNSEEN = "unseen"
 
 WEIGHTED = (*CONV, *CONV_TRANSPOSE, *LINEAR, *MATMUL, *NORM, *EMBEDDING, "prelu")  # may own a weight parameter
 ALL = (INPUT, OUTPUT, CONSTANT, OTHER, *CONV, *CONV_TRANSPOSE, *LINEAR, *MATMUL, *NORM, *POOL_AVERAGE, *POOL_MAX,
        *ELEMENTWISE, *CLAMP, *ACTIVATION, *MOVEMENT, *PAD, *RESIZE, *JOIN, *EMBEDDING,
-       *RECURRENT, *NORM_PART)  # fmt: skip
+       *RECURRENT, *NORM_PART, *ACTIVATION_PART, *HELD_FLOAT, UNSEEN)  # fmt: skip

@@ -146,7 +146,7 @@ def _refuse_or_note(module: fx.GraphModule, model: str) -> list[str]:
             )  # fmt: skip
     notes = []
     for name in dict.fromkeys(module.meta.get("state", ())):
-        value = _fetch(module, name)
+        value = ops.attribute(module, name)
         if isinstance(value, Tensor) and value.is_floating_point():
             raise CaptureError(
                 f"the model changes its own tensor '{name}' while it runs", where=model,
@@ -179,7 +179,7 @@ def _tensors(module: fx.GraphModule, model: nn.Module | None) -> tuple[dict[str,
     for node in module.graph.nodes:
         if node.op != "get_attr":
             continue
-        given, value = str(node.target), _fetch(module, str(node.target))
+        given, value = str(node.target), ops.attribute(module, str(node.target))
         if not isinstance(value, Tensor):
             continue
         name = first.get(given, given)
@@ -220,10 +220,3 @@ def _input_spec(node: fx.Node, symbols: dict[str, str]) -> InputSpec:
         "" if isinstance(size, int) else symbols.setdefault(str(size), f"n{len(symbols)}") for size in value.shape
     )
     return InputSpec(name=str(node.target), shape=ops.shape_from(value), dtype=value.dtype, symbols=sizes)
-
-
-def _fetch(module: nn.Module, name: str) -> Any:
-    value: Any = module
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

@@ -44,14 +44,14 @@ def capture(
             the user's file and line where it can.
     """
     notes: list[str] = []
-    model = _unwrap(model, notes)
+    model = unwrap(model, notes)
     batch = as_batch(example, forward_parameters(model))
     if not batch.tensors():
         raise DataError("the example holds no tensor", allowed="a tensor, a tuple or a dict of tensors")
     place = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     batch = batch.to(place)
-    with _evaluating(model), _quiet():
-        reference = _reference(model, batch)
+    with evaluating(model), _quiet():
+        reference = reference_output(model, batch)
         graph = _proved(model, batch, reference, name or type(model).__name__)
     if all(spec.shape[:1] != (-1,) for spec in graph.inputs):
         notes.append(f"the batch size is fixed at {batch.size}: the model does not compute the same at another one")
@@ -81,7 +81,7 @@ def capture_archive(path: Path | str, *, name: str | None = None, device: torch.
     return graph if device is None else graph.to(device)
 
 
-def _unwrap(model: Any, notes: list[str]) -> nn.Module:
+def unwrap(model: Any, notes: list[str]) -> nn.Module:
     """Returns the user's own module behind torch.compile and DataParallel."""
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError(
@@ -96,12 +96,12 @@ def _unwrap(model: Any, notes: list[str]) -> nn.Module:
     if not isinstance(inner, nn.Module):
         return model
     notes.append(f"the wrapper {type(model).__name__} was taken off")
-    return _unwrap(inner, notes)
+    return unwrap(inner, notes)
 
 
-def _reference(model: nn.Module, batch: Batch) -> Any:
+def reference_output(model: nn.Module, batch: Batch) -> Any:
     """Returns what the model returns for (a copy of) the example."""
-    args, kwargs = _copied(batch)
+    args, kwargs = copied(batch)
     try:
         return pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, model(*args, **kwargs))
     except Exception as error:
@@ -134,7 +134,7 @@ def _proved(model: nn.Module, batch: Batch, reference: Any, name: str) -> Graph:
             graph.check(batch.args, batch.kwargs, reference)
             if dynamic:
                 other = _resized(batch, 3 if batch.size <= 2 else 2)
-                graph.check(other.args, other.kwargs, _reference(model, other))
+                graph.check(other.args, other.kwargs, reference_output(model, other))
             return graph
         except (QuantwrightError, RuntimeError, ValueError, IndexError, TypeError) as error:
             first = first or error
@@ -145,7 +145,7 @@ def _proved(model: nn.Module, batch: Batch, reference: Any, name: str) -> Graph:
 
 
 def _export(model: nn.Module, batch: Batch, dynamic: bool, strict: bool) -> ExportedProgram:
-    args, kwargs = _copied(batch)
+    args, kwargs = copied(batch)
     shapes = _dynamic_batch(model, args, kwargs) if dynamic else None
     with contextlib.redirect_stderr(io.StringIO()):  # where torch.export prints the half-made graph of a failure
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict)
@@ -178,7 +178,7 @@ def _has_symbols(program: ExportedProgram) -> bool:
     return any(not isinstance(size, int) for v in values if isinstance(v, Tensor) for size in v.shape)
 
 
-def _copied(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def copied(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Returns the inputs as fresh tensors, each its own object: a model may change them in place."""
     fresh = lambda v: v.detach().clone() if isinstance(v, Tensor) else v  # noqa: E731
     args, kwargs = pytree.tree_map(fresh, (batch.args, dict(batch.kwargs)))
@@ -199,7 +199,7 @@ def _shapes(batch: Batch) -> str:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Yields with the model in eval mode, without gradients and fused inference kernels; restores everything after."""
     modes = [(module, module.training) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 from torch import fx
 
-from quantwright.graph import ops
+from quantwright.config import kinds
+from quantwright.graph import masks, ops
+from quantwright.graph.einsum import einsum_weight
 from quantwright.plan.facts import ModelFacts, NodeFacts, ParamFacts
 
 
@@ -21,6 +24,8 @@ def describe(module: fx.GraphModule, name: str, module_paths: Iterable[tuple[str
     nodes = [node for node in module.graph.nodes if not ops.is_quantizer(node)]
     for node in nodes:
         node.meta["kind"] = ops.kind_of(node)
+    for node, kind in masks.held_float(module).items():
+        node.meta["kind"] = kind
     shown = [node for node in nodes if _is_shown(node)]
     names = {node.name for node in shown}
     inputs = {node.name: _inputs(node, names) for node in shown}
@@ -61,31 +66,51 @@ def _inputs(node: fx.Node, names: set[str]) -> tuple[str, ...]:
 
 def _facts(module: fx.GraphModule, node: fx.Node, inputs: tuple[str, ...], users: list[str]) -> NodeFacts:
     weight, bias = ops.weight_and_bias(node)
+    mask = masks.mask_operand(node)
     info = ops.layer_info(ops.source_of(node))
-    axes: dict[str, int] = {}
+    axes: dict[str, Any] = {}
     if info is not None:
         axes = {"channel_axis": info.channel_axis, "input_axis": info.input_axis, "groups": info.groups}
     if node.meta["kind"] == "embedding":
         axes = {"channel_axis": 0, "input_axis": 1}
+    factor = einsum_weight(node)
+    if factor is not None:
+        weight, axes = factor.node, {"channel_axis": factor.channel_axis, "input_axis": factor.input_axis}
     return NodeFacts(
         name=node.name,
         kind=node.meta["kind"],
         origins=tuple(node.meta.get("origins", ())),
         inputs=inputs,
+        masks=() if mask is None else (mask.name,),
         users=tuple(users),
         weight=_param(module, weight, axes),
         bias=_param(module, bias, {}),
+        constants=_constants(module, node, (weight, bias)),
         shape=ops.shape_of(node),
         is_float=ops.is_float(node),
         keeps_grid=ops.keeps_grid(node),
     )
 
 
-def _param(module: fx.GraphModule, node: fx.Node | None, axes: dict[str, int]) -> ParamFacts | None:
+def _constants(
+    module: fx.GraphModule, node: fx.Node, operands: tuple[fx.Node | None, fx.Node | None]
+) -> tuple[ParamFacts, ...]:
+    """Returns the other float tensors a node reads from the model, but numbers and running statistics.
+
+    An expanded table is a value itself (kind ``constant``) and not listed twice.
+    """
+    source = ops.source_of(node)
+    if node.meta["kind"] in ("batch_norm", kinds.CONSTANT, kinds.OUTPUT):
+        return ()
+    known = {ops.parameter_of(operand) for operand in operands if operand is not None}
+    read = [n for n in source.all_input_nodes if ops.parameter_of(n) not in (None, *known) and ops.is_float(n)]
+    found = [_param(module, n, {}) for n in read if math.prod(ops.shape_of(n)) > 1]
+    return tuple(param for param in found if param is not None)
+
+
+def _param(module: fx.GraphModule, node: fx.Node | None, axes: dict[str, Any]) -> ParamFacts | None:
     name = ops.parameter_of(node)
     if name is None:
         return None
-    value: Any = module
-    for part in name.split("."):
-        value = getattr(value, part)
+    value: Any = ops.attribute(module, name)
     return ParamFacts(name=name, shape=tuple(value.shape), **axes)

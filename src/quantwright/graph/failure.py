@@ -27,7 +27,8 @@ def capture_error(error: Exception, model: str) -> CaptureError:
     reason, way = next(((r, w) for mark, r, w in _REASONS if mark in text), (one_line(error), "simplify this line"))
     return CaptureError(
         f"the model cannot be captured: {reason}", where=user_place(error) or model,
-        fix=f"{way}; or leave this step out of the model, quantize the rest, and call it around the result",
+        fix=f"{way}; or use capture='modules' (--capture modules), which keeps the model as it is, quantizes its"
+        " modules and exports nothing; or leave this step out of the model and call it around the result",
     )  # fmt: skip
 
 

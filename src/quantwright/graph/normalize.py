@@ -37,11 +37,16 @@ def inline_wrappers(module: fx.GraphModule) -> list[str]:
             continue
         name = str(node.target)
         inner = _inner_module(module, node)
-        if name.rpartition("::")[2] in _INLINED and inner is not None:
+        if _is_plain_wrapper(node, name.rpartition("::")[2]) and inner is not None:
             _inline(module.graph, node, *inner)
         else:
             left.append(name)
     return left
+
+
+def _is_plain_wrapper(node: fx.Node, name: str) -> bool:
+    """Returns whether a wrapper changes nothing in inference; autocast does unless it is switched off."""
+    return name in _INLINED or (name == "wrap_with_autocast" and node.args[2] is False)  # (device, dtype, enabled ...)
 
 
 def functionalize(graph: fx.Graph) -> tuple[bool, list[str]]:
@@ -256,7 +261,8 @@ def _folded_name(node: fx.Node) -> str:
         origins = user.meta.get("origins", ())
         if role and origins and origins[0].module_path:
             return f"{origins[0].module_path}.{role}"
-    return f"constants.{node.name}"
+    taken = hasattr(torch.nn.Module, node.name)  # a module has methods of its own: to, float, type ...
+    return f"constants.{node.name}{'_' * taken}"
 
 
 def _unique(name: str, used: set[str]) -> str:

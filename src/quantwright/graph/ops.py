@@ -18,6 +18,8 @@ from quantwright.config import kinds
 from quantwright.graph._optable import KIND_OF, NORM_STEPS, PARAMETERS
 
 _TRANSPOSED = {"conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3}
+_PRODUCTS = ("add", "sub", "mul", "div")
+_ACTIVATIONS = ("gelu", "silu", "swish", "mish")
 _FORWARD = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 
 
@@ -113,6 +115,14 @@ def through(node: fx.Node) -> fx.Node:
     return node
 
 
+def attribute(module: torch.nn.Module, name: str) -> Any:
+    """Returns the parameter, buffer or constant that a dotted name leads to."""
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
 def parameter_of(node: Any) -> str | None:
     """Returns the name of the parameter or constant ``node`` reads (through a quantizer), or None."""
     if not isinstance(node, fx.Node):
@@ -142,7 +152,9 @@ def kind_of(node: fx.Node) -> str:
     kind = _operator_kind(source)
     if source is not node and kind == kinds.OTHER:
         return "getitem"
-    return "norm_part" if _is_norm_part(source, kind) else kind
+    if _is_norm_part(source, kind):
+        return "norm_part"
+    return "activation_part" if _is_activation_part(source, kind) else kind
 
 
 def keeps_grid(node: fx.Node) -> bool:
@@ -280,12 +292,17 @@ def _clamp_kind(node: fx.Node, name: str) -> str:
     low, high = argument(node, low_name), argument(node, high_name)
     if isinstance(low, fx.Node) or isinstance(high, fx.Node):
         return "clamp"
+    return clamp_kind(low, high, "hardtanh" if name == "hardtanh" else "clamp")
+
+
+def clamp_kind(low: float | None, high: float | None, otherwise: str) -> str:
+    """Returns ``relu`` or ``relu6`` where the bounds say so, else ``otherwise``; None: no bound."""
     unbounded = high is None or high == math.inf
     if low == 0 and unbounded:
         return "relu"
     if low == 0 and high == 6:
         return "relu6"
-    return "hardtanh" if name == "hardtanh" else "clamp"
+    return otherwise
 
 
 def _is_norm_part(node: fx.Node, kind: str) -> bool:
@@ -297,6 +314,13 @@ def _is_norm_part(node: fx.Node, kind: str) -> bool:
     first = origins[0]
     innermost = first.module_type or (first.parents[-1][1] if first.parents else "")
     return "norm" in innermost.rpartition(".")[2].lower()
+
+
+def _is_activation_part(node: fx.Node, kind: str) -> bool:
+    """Returns whether ``node`` is arithmetic in a module, none inside, whose class name says it is an activation."""
+    origins = node.meta.get("origins", ())
+    name = origins[0].module_type.rpartition(".")[2].lower() if origins and kind in _PRODUCTS else ""
+    return name.endswith("activation") or any(word in name for word in _ACTIVATIONS)
 
 
 def _pad_keeps_grid(node: fx.Node) -> bool:

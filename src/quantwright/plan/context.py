@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from quantwright.config import kinds
 from quantwright.config.config import QuantConfig
 from quantwright.config.spec import FLOAT_FORMATS, Role
 from quantwright.plan.chain import Chained, Chains
@@ -15,6 +16,14 @@ from quantwright.plan.groups import Groups
 from quantwright.plan.match import Matches, rule_text
 from quantwright.plan.plan import Decision, Point, Relation
 from quantwright.targets import Target
+
+_WHY = {  # kind -> what it is, for people
+    "norm_part": "part of a normalization written by hand",
+    "activation_part": "part of an activation function written by hand",
+    "mask": "holds a mask near minus infinity, beside which one step of a grid would hide every other value",
+    "divisor": "a divisor that a tiny number keeps from zero, to which a grid would round it",
+    "angle": "an angle that sine and cosine read, which rounding would shift",
+}
 
 
 @dataclass(slots=True)
@@ -62,8 +71,11 @@ class Context:
 
     def why_kind(self, node: NodeFacts) -> str:
         """Returns why an operation that the target does not quantize is float."""
-        if node.kind == "norm_part":
-            return f"part of a normalization written by hand, computed in float on target {self.target.name}"
+        if node.kind == kinds.UNSEEN:
+            what = node.origins[0].function if node.origins else node.name
+            return f"{what} is not seen by capture='modules', which quantizes modules of one known operation"
+        if node.kind in _WHY:
+            return f"{_WHY[node.kind]}, computed in float on target {self.target.name}"
         if node.kind == "other" and node.origins and node.origins[0].aten:
             return f"{node.origins[0].aten} is computed in float on target {self.target.name}"
         return f"{node.kind} is computed in float on target {self.target.name}"

@@ -17,7 +17,7 @@ def edges(context: Context, node: NodeFacts) -> Decision | None:
     for index, name in enumerate(node.inputs):
         if name not in read:
             read[name] = context.of_value.get(name)
-            if steps:
+            if steps and name not in node.masks:
                 read[name] = _edge(context, node, index, read[name]) or read[name]
     return read[node.inputs[0]]
 

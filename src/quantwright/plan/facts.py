@@ -44,6 +44,8 @@ class NodeFacts:
     Attributes:
         inputs: names of the nodes whose float tensors it reads, in order (parameters and constants left out).
         users: names of the nodes that read it.
+        constants: other parameters and tables of the model that it reads (a position table that is added).
+        masks: those of its inputs that it adds to the scores before a softmax.
         shape: output shape; the batch dimension is -1 when it is dynamic. () for nodes without one tensor output.
         is_float: whether the output is one floating-point tensor.
     """
@@ -53,8 +55,10 @@ class NodeFacts:
     origins: tuple[Origin, ...]
     inputs: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
     weight: ParamFacts | None = None
     bias: ParamFacts | None = None
+    constants: tuple[ParamFacts, ...] = ()
     shape: tuple[int, ...] = ()
     is_float: bool = True
     keeps_grid: bool = False  # output values are a subset of its first input's (movement, max pool, zero pad, nearest)

@@ -32,6 +32,7 @@ class Group:
         wanted: something that computes on integers reads it.
         active: it is quantized for its own sake, whoever reads it.
         absorbed_by: the concat that quantizes it, with ``join: output``.
+        result: the network returns it and nothing computes on integers with it, so the target leaves it float.
     """
 
     handling: Handling
@@ -42,6 +43,7 @@ class Group:
     wanted: bool = False
     active: bool = False
     absorbed_by: str | None = None
+    result: bool = False
 
     @property
     def head(self) -> str:
@@ -51,7 +53,7 @@ class Group:
     @property
     def quantized(self) -> bool:
         """Returns whether the group's value is quantized (a sharing group: whether its source should be)."""
-        return self.cast or ((self.active or self.wanted) and self.absorbed_by is None)
+        return self.cast or ((self.active or self.wanted) and self.absorbed_by is None and not self.result)
 
 
 @dataclass(slots=True)
@@ -92,13 +94,18 @@ class Groups:
 
 
 def form_groups(
-    facts: ModelFacts, target: Target, excluded: Collection[str] = (), cast: Collection[str] = ()
+    facts: ModelFacts,
+    target: Target,
+    excluded: Collection[str] = (),
+    cast: Collection[str] = (),
+    asked: Collection[str] = (),
 ) -> Groups:
     """Returns the groups of a model, with what is decided about each.
 
     Args:
         excluded: nodes that rules leave float.
         cast: nodes whose output is cast to a float format; they stay alone.
+        asked: nodes whose output a rule is about: it is quantized, also where the target would leave it float.
     """
     made = Groups(facts=facts, target=target, excluded=excluded, cast=cast)
     made.order = {node.name: index for index, node in enumerate(facts.nodes)}
@@ -119,6 +126,7 @@ def form_groups(
     _find_absorbed(made)
     _find_active(made)
     _find_wanted(made)
+    _find_results(made, asked)
     return made
 
 
@@ -195,8 +203,25 @@ def _find_wanted(made: Groups) -> None:
         if _wants(made, node):
             for name in node.inputs:
                 group = made.of_node.get(name)
-                if group is not None and group is not made.of_node.get(node.name):
+                if group is None or group is made.of_node.get(node.name):
+                    continue
+                if _can_be_wanted(made, node, group, name):
                     group.wanted = True
+
+
+def _find_results(made: Groups, asked: Collection[str]) -> None:
+    """Marks groups that the target leaves float because the network returns them and nothing computes with them."""
+    ends = set(made.facts.outputs)
+    for group in made.groups:
+        kind = made.facts.node(group.head).kind
+        if kind in made.target.float_results and not group.wanted and group.members[-1] in ends:
+            group.result = not any(name in asked for name in group.members)
+
+
+def _can_be_wanted(made: Groups, node: NodeFacts, group: Group, name: str) -> bool:
+    """Returns whether a value may be quantized for its reader: no mask, no angle that the target leaves float."""
+    held = group.handling == "float" and made.facts.node(group.head).kind in kinds.HELD_FLOAT
+    return not held and name not in node.masks
 
 
 def _wants(made: Groups, node: NodeFacts) -> bool:

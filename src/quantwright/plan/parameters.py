@@ -71,6 +71,25 @@ class Parameters:
         self.context.legality.check(point.name, chained, "bias", node.kind, parameter.shape)
         self._decided[parameter.name] = self.context.quantize(point, chained)
 
+    def constants(self, node: NodeFacts) -> None:
+        """Records that what a node reads from the model beside weight and bias is float, unless it is one elsewhere."""
+        for constant in node.constants:
+            if constant.name in self._decided or constant.name in self._readers:
+                continue
+            why = self._why_constant(node)
+            point = Point(
+                name=self.context.unique(constant.name), role="weight", node=node.name, tensor=constant.name
+            )
+            self._decided[constant.name] = self.context.leave_float(point, why)
+
+    def _why_constant(self, node: NodeFacts) -> str:
+        context = self.context
+        if node.name in context.excluded:
+            return context.why_excluded(node.name)
+        if context.target.handling(node.kind) == "float":
+            return context.why_kind(node)
+        return f"a constant that {node.kind} reads as it is"
+
     def _why_float(self, node: NodeFacts, parameter: ParamFacts) -> str | None:
         """Returns why a parameter is not quantized: excluding one of the operations that share it excludes it."""
         context = self.context

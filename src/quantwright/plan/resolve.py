@@ -41,6 +41,7 @@ def resolve(config: QuantConfig, facts: ModelFacts, target: Target) -> Plan:
         read = edges(context, node)
         parameters.weight(node)
         parameters.bias(node, read)
+        parameters.constants(node)
         values.output(node)
     problems = Problems()
     without_effect, warnings = _without_effect(context)
@@ -72,10 +73,20 @@ def _context(config: QuantConfig, facts: ModelFacts, target: Target, matches: Ma
         matches=matches,
         excluded=excluded,
         chains=chains,
-        groups=form_groups(facts, target, excluded, cast),
+        groups=form_groups(facts, target, excluded, cast, _asked_outputs(config, matches)),
         legality=Legality(target=target),
         labels=unique_labels(facts),
     )
+
+
+def _asked_outputs(config: QuantConfig, matches: Matches) -> set[str]:
+    """Returns the nodes whose output a rule sets."""
+    return {
+        name
+        for number, rule in enumerate(config.rules)
+        if rule.output is not None
+        for name in matches.of_rule[number]
+    }
 
 
 def _cast_nodes(

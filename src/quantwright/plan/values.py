@@ -25,6 +25,7 @@ from quantwright.plan.context import Context, fill_axis, float_format
 from quantwright.plan.facts import NodeFacts
 from quantwright.plan.groups import Group
 from quantwright.plan.plan import Decision, Point, SameAs
+from quantwright.plan.sign import Signs
 
 GRID_FIELDS = ("format", "granularity", "symmetric", "narrow_range", "scale", "rounding", "min_scale")
 FUSED = "computed together with"  # how the reason begins of a value that exists only inside what is quantized
@@ -38,6 +39,10 @@ class Values:
     _specs: dict[str, Chained] = field(default_factory=dict)  # head of a group -> its spec
     _bound: dict[str, tuple[str, str]] = field(default_factory=dict)  # head of a group -> (head it follows, why)
     _names: dict[str, str] = field(default_factory=dict)  # node -> name of the point of its value
+    _signs: Signs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._signs = Signs(target=self.context.target, chains=self.context.chains, facts=self.context.facts)
 
     def prepare(self) -> None:
         """Works out the spec of every group and which groups follow a concat."""
@@ -57,6 +62,7 @@ class Values:
             chained = context.chains.chain("output", steps)
         else:
             chained = context.chains.chain("input", self._input_steps(group, own))
+        chained = self._signs.choose(group.head, group.host, chained)
         return self._axis(chained, context.facts.node(group.host))
 
     def _input_steps(self, group: Group, own: Sequence[int]) -> Steps:
@@ -111,7 +117,9 @@ class Values:
         if root is None or root.head not in self._specs or root.head in self._bound or root.head == join.head:
             return
         label = self.context.labels[join.host]
-        mine, theirs = self._specs[root.head].spec, self._specs[join.head].spec
+        followed = self._specs[join.head]
+        self._specs[root.head] = self._signs.follow(root.head, self._specs[root.head], followed, label)
+        mine, theirs = self._specs[root.head].spec, followed.spec
         if not mine.is_integer or any(getattr(mine, name) != getattr(theirs, name) for name in GRID_FIELDS):
             if mine.is_integer and theirs.is_integer:
                 self.context.note(
@@ -208,6 +216,8 @@ class Values:
             return f"{FUSED} '{context.labels[group.absorbed_by]}', which alone reads it and quantizes what it joins"
         if group.excluded:
             return context.why_excluded(head.name)
+        if group.result:
+            return "a result of the network, and nothing computes on integers with it"
         if head.kind == kinds.INPUT:
             return "no operation that is quantized reads this input"
         if head.kind == kinds.CONSTANT:
@@ -221,8 +231,11 @@ class Values:
     def point_name(self, name: str) -> str:
         """Returns the name of the point of a node's value."""
         if name not in self._names:
-            label = self.context.labels[name]
-            suffix = "input" if self.context.facts.node(name).kind == kinds.INPUT else "output"
+            label, kind, group = self.context.labels[name], self.context.facts.node(name).kind, self.context.groups
+            readers = group.consumers(group.of_node[name]) if kind == kinds.UNSEEN and name in group.of_node else []
+            if readers:  # nothing can stand behind it: it is quantized where it is read
+                label = self.context.labels[readers[0].name]
+            suffix = "input" if kind == kinds.INPUT or readers else "output"
             self._names[name] = self.context.unique(f"{label}:{suffix}")
         return self._names[name]
 
