@@ -43,6 +43,7 @@ def main(folders: list[str]) -> int:
         right = [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
         print("  ".join([*left, *right]))
     print("\nthe files: " + ", ".join(f"{folder}/model.onnx" for folder in folders))
+    print("the reports, for a browser: " + ", ".join(f"{folder}/report.html" for folder in folders))
     return 0
 
 

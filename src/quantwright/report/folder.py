@@ -1,4 +1,4 @@
-"""The folder of a run: which files are ours, whether it may be written, publishing it whole. No torch.
+"""The folder of a run: which files are ours and whole, whether it may be written, publishing it whole. No torch.
 
 A new folder is filled under a temporary name beside its final one and renamed. A folder that is there already is
 renamed away, replaced, and its files of other names are carried over; when it cannot be renamed (a mount point, the
@@ -8,21 +8,26 @@ current folder) the files are replaced one by one, the manifest last, so that a 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from quantwright.errors import ArtifactError, QuantwrightError
+from quantwright.files import sha256
 
 MANIFEST, RUN, TIMINGS, EXPORTED = "manifest.json", "run.json", "timings.json", "model.onnx"
 GRAPH, PLAN = "graph.json", "plan.json"
 MODEL, QPARAMS, EXTRA = "model.safetensors", "qparams.safetensors", "extra.safetensors"
 NEEDED = (GRAPH, MODEL, PLAN, QPARAMS, EXTRA)  # what loading reads, beside the manifest
-OWN = (*NEEDED, RUN, TIMINGS, EXPORTED, "model.onnx.data", "report.html", MANIFEST)
+MEASURED, REPORT = "measured.json", "report.html"
+OWN = (*NEEDED, RUN, TIMINGS, MEASURED, EXPORTED, "model.onnx.data", REPORT, MANIFEST)
+FORMAT = 1  # of the folder
+_FIX = "write the folder again"
 
 
 def is_ours(folder: Path) -> bool:
@@ -83,6 +88,25 @@ def published(folder: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def partial_folder(folder: Path | str) -> Path:
+    """Returns where a job keeps its checkpoints until ``folder`` is there: beside it, with ``.partial`` to its name."""
+    final = Path(folder).resolve()
+    return final.with_name(f"{final.name}.partial")
+
+
+def tidy(folder: Path | str) -> None:
+    """Puts right what a process killed while publishing ``folder`` left behind; nobody else may be writing it now."""
+    final = Path(folder).resolve()
+    for aside in sorted(final.parent.glob(f".{glob.escape(final.name)}.old-*")):
+        if final.exists():
+            _carry_over(aside, final)
+        else:
+            aside.rename(final)
+    for home in (final.parent, final):
+        for temporary in home.glob(f".{glob.escape(final.name)}.tmp-*"):
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     try:
@@ -118,6 +142,11 @@ def _replace_folder(temporary: Path, final: Path) -> None:
     except BaseException:
         aside.rename(final)
         raise
+    _carry_over(aside, final)
+
+
+def _carry_over(aside: Path, final: Path) -> None:
+    """Moves the files of other names from the old folder to the new one, and removes the old one."""
     for entry in aside.iterdir():
         if entry.name not in OWN and not (final / entry.name).exists():
             entry.rename(final / entry.name)
@@ -134,6 +163,19 @@ def _replace_files(temporary: Path, final: Path) -> None:
         os.replace(entry, final / entry.name)
 
 
+def write_measured(folder: Path, measured: Mapping[str, Any]) -> None:
+    """Writes what ``verify/measure.py`` found, one point per line."""
+    with _writing(folder):
+        parts = []
+        for name, value in measured.items():
+            if isinstance(value, list):
+                rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in value)
+                parts.append(f"{json.dumps(name)}: [\n{rows}\n]")
+            else:
+                parts.append(f"{json.dumps(name)}: {json.dumps(value)}")
+        (folder / MEASURED).write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8")
+
+
 def read_json(path: Path) -> Any:
     """Returns the parsed JSON file.
 
@@ -143,8 +185,50 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ArtifactError("the file is missing", where=str(path), fix="write the folder again") from error
+        raise ArtifactError("the file is missing", where=str(path), fix=_FIX) from error
     except (OSError, ValueError) as error:
+        raise ArtifactError(f"the file is damaged or truncated: {error}", where=str(path), fix=_FIX) from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Returns the manifest of a folder that ``save`` wrote.
+
+    Raises:
+        ArtifactError: no such folder, not one of ours, or of a newer format.
+    """
+    if not folder.is_dir():
+        raise ArtifactError("no such folder", where=str(folder), fix="give the --out folder of a quantize run")
+    if not (folder / MANIFEST).exists():
         raise ArtifactError(
-            f"the file is damaged or truncated: {error}", where=str(path), fix="write the folder again"
-        ) from error
+            f"this folder was not written by quantwright: it has no {MANIFEST}", where=str(folder),
+            fix="give the --out folder of a quantize run",
+        )  # fmt: skip
+    manifest: Any = read_json(folder / MANIFEST)
+    head = manifest.get("quantwright") if isinstance(manifest, dict) else None
+    if not isinstance(head, dict) or not isinstance(head.get("format"), int):
+        raise ArtifactError("this is not a manifest of quantwright", where=str(folder / MANIFEST), fix=_FIX)
+    if head["format"] > FORMAT:
+        raise ArtifactError(
+            f"the folder has format {head['format']}, written by quantwright {head.get('version')}", where=str(folder),
+            allowed=f"up to format {FORMAT}", fix="use a newer quantwright",
+        )  # fmt: skip
+    return dict(manifest)
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any], names: tuple[str, ...] | None = None) -> None:
+    """Raises ArtifactError for the first file that is missing or differs from what was written.
+
+    Args:
+        names: which files; all of the manifest's when None.
+    """
+    hashes = manifest.get("files")
+    if not isinstance(hashes, dict):
+        raise ArtifactError("the manifest lists no files", where=str(folder / MANIFEST), fix=_FIX)
+    for name in hashes if names is None else names:
+        path = folder / name
+        if Path(name).name != name or name not in hashes:
+            raise ArtifactError(f"the manifest does not list '{name}' properly", where=str(folder / MANIFEST), fix=_FIX)
+        if not path.is_file():
+            raise ArtifactError("the file is missing", where=str(path), fix=_FIX)
+        if sha256(path) != hashes[name]:
+            raise ArtifactError("the file is truncated or was altered after it was written", where=str(path), fix=_FIX)

@@ -6,19 +6,34 @@ import contextlib
 import io
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from quantwright.errors import QuantwrightError
+from quantwright.report import words
+from quantwright.report.folder import REPORT
 from quantwright.report.record import RunRecord
+from quantwright.report.words import ROW_NAMES, decibel, percent
 
 Progress = Callable[[str, int, "int | None"], None]
-ROW_NAMES = {"float": "float", "simulated": "simulated", "exported": "ONNX Runtime"}
-SHOWN = 8  # warnings and notes beyond this many are counted, not listed
+SHOWN = 8  # warnings and notes beyond this many are counted, not listed; layers beyond it stand in the page
+BAR = 24  # characters of the longest error bar
 
 
-def render_run(record: RunRecord, *, out: str | None = None, color: bool = False, width: int | None = None) -> str:
-    """Returns the record of a run as text: warnings, coverage, accuracy, verdict, and where the files are."""
+def render_run(
+    record: RunRecord,
+    *,
+    out: str | None = None,
+    measured: Mapping[str, Any] | None = None,
+    color: bool = False,
+    width: int | None = None,
+) -> str:
+    """Returns the record of a run as text: warnings, coverage, accuracy, error per layer, verdict, where the files are.
+
+    Args:
+        measured: what ``verify/measure.py`` found, for the error bars.
+    """
     from rich.console import Console
 
     buffer = io.StringIO()
@@ -29,12 +44,13 @@ def render_run(record: RunRecord, *, out: str | None = None, color: bool = False
     heading = f"{record.model} for target {record.target}"
     console.print(f"[bold]{_safe(heading)}[/]" + (f"  (config: {_safe(record.dialect)})" if record.dialect else ""))
     unmapped, data_notes = (record.command.get(key) or () for key in ("unmapped", "data_notes"))
-    _listing(console, "warning", [*record.warnings, *map(_unmapped, unmapped)], "yellow")
+    _listing(console, "warning", [*record.warnings, *map(words.unmapped, unmapped)], "yellow")
     _listing(console, "note", [*record.config_notes, *record.notes, *data_notes], "dim")
     _changes(console, record)
     _coverage(console, record.coverage)
     if record.evaluation:
         console.print(_accuracy_table(record.evaluation))
+    _errors(console, (measured or {}).get("activations") or ())
     _verdict(console, record.verdict)
     _files(console, record, out)
     return buffer.getvalue().rstrip() + "\n"
@@ -74,14 +90,6 @@ def _safe(text: object) -> str:
     return escape(str(text))
 
 
-def _unmapped(item: Any) -> str:
-    if not isinstance(item, Mapping):
-        return str(item)
-    line = f"line {item['line']} " if item.get("line") else ""
-    effect = f" ({item['effect']})" if item.get("effect") else ""
-    return f"{line}{item.get('path', '')}: {item.get('message', '')}{effect}"
-
-
 def _listing(console: Any, word: str, texts: list[str], style: str) -> None:
     texts = list(dict.fromkeys(texts))
     for text in texts[:SHOWN]:
@@ -119,23 +127,47 @@ def _accuracy_table(rows: tuple[Mapping[str, Any], ...]) -> Any:
     for title in [*columns, "agreement", "SQNR", "as simulated", "samples"]:
         table.add_column(title, justify="right")
     for row in rows:
-        cells = [_percent(row.get("top1")), _percent(row.get("top5"))] if labelled else []
+        cells = [percent(row.get("top1")), percent(row.get("top5"))] if labelled else []
         name = str(row.get("name"))
         table.add_row(
-            ROW_NAMES.get(name, _safe(name)), *cells, _percent(row.get("agreement")), _decibel(row.get("sqnr_db")),
-            _percent(row.get("same_as_simulated")), str(row.get("samples", "")),
+            ROW_NAMES.get(name, _safe(name)), *cells, percent(row.get("agreement")), decibel(row.get("sqnr_db")),
+            percent(row.get("same_as_simulated")), str(row.get("samples", "")),
         )  # fmt: skip
     return table
 
 
-def _percent(value: Any) -> str:
-    return "-" if value is None else f"{100 * float(value):.2f} %"
+def _errors(console: Any, points: Sequence[Mapping[str, Any]]) -> None:
+    """Prints an error bar for each of the layers whose simulated value is furthest from the float one."""
+    from rich.table import Table
+
+    known = [point for point in points if not point.get("redundant")]  # moved values have the error of what was moved
+    worst = sorted(known, key=lambda point: float(point["sqnr_db"]))[:SHOWN]
+    if not worst or words.relative_error(worst[0]["sqnr_db"]) == 0:
+        return
+    longest = words.relative_error(worst[0]["sqnr_db"])
+    ink = "\u2588" if _shows("\u2588") else "#"
+    table = Table(box=None, pad_edge=False)
+    table.add_column("error per layer, worst first", overflow="fold")
+    table.add_column("of signal", justify="right")
+    table.add_column("", no_wrap=True)
+    for title in ("SQNR", "alone"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for point in worst:
+        db = point["sqnr_db"]
+        bar = ink * round(BAR * words.relative_error(db) / longest)
+        table.add_row(_safe(point["point"]), words.share(db), bar, decibel(db), decibel(point.get("alone_db")))
+    console.print(table)
+    if len(known) > len(worst):
+        console.print(f"[dim]... and {len(known) - len(worst)} more layers, in report.html[/]")
 
 
-def _decibel(value: Any) -> str:
-    if value is None:
-        return "-"
-    return "equal" if value == "inf" else f"{float(value):.1f} dB"
+def _shows(text: str) -> bool:
+    """Returns whether standard output can show ``text``."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def _verdict(console: Any, verdict: Mapping[str, Any] | None) -> None:
@@ -165,3 +197,7 @@ def _files(console: Any, record: RunRecord, out: str | None) -> None:
     console.print(f"files in {_safe(out)}:", soft_wrap=True)
     for name, digest in record.files.items():
         console.print(f"  {_safe(name):<22} sha256 {digest[:16]}", soft_wrap=True)
+    if record.timings:
+        laps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in record.timings.items())
+        console.print(f"time: {laps}", soft_wrap=True)
+    console.print(f"look at it: {_safe(Path(out) / REPORT)}", soft_wrap=True)

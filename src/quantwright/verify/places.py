@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,13 @@ def activation_points(prepared: PreparedModel, known: Mapping[str, str], where: 
             continue
         found.setdefault(where[name], PointSlot(name, where[name], quantizer, known[name]))
     return sorted(found.values(), key=lambda p: order[p.node])
+
+
+def sample_bytes(prepared: PreparedModel, nodes: Iterable[str]) -> int:
+    """Returns the bytes that the values of these nodes take per sample, as float32."""
+    wanted = set(nodes)
+    shapes = [node.meta.get("shape") or () for node in prepared.graph.module.graph.nodes if node.name in wanted]
+    return sum(4 * math.prod(size for size in shape[1:] if size > 0) for shape in shapes)
 
 
 def network_outputs(prepared: PreparedModel, where: Mapping[str, str]) -> list[OutputSlot]:
