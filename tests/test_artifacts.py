@@ -271,7 +271,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import torch, quantwright
-from quantwright import artifacts
+from quantwright import tensorfile
 from quantwright.errors import ArtifactError
 from quantwright.report.folder import published
 folder, limit, what = sys.argv[1:]
@@ -282,7 +282,7 @@ try:
         model.save(folder)
     else:
         with published(folder) as temporary:
-            artifacts._write_tensors(temporary / "model.safetensors", {"w": torch.zeros(50_000)})
+            tensorfile.write(temporary / "model.safetensors", {"w": torch.zeros(50_000)})
 except ArtifactError as error:
     print(f"refused: {error}")
 """

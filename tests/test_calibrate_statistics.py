@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantwright.calibrate import combine
 from quantwright.numerics.qparams import QParams
+from quantwright.watcher import combine
 
 
 def qparams(scales: list[float], zeros: list[int] | None = None) -> list[QParams]:

@@ -15,6 +15,7 @@ import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import quantwright
@@ -143,6 +144,31 @@ def test_merging_two_shards_is_watching_both_or_is_refused(name: str) -> None:
         return
     torch.testing.assert_close(first.qparams().scale, both.qparams().scale, rtol=1e-9, atol=0)
     assert torch.equal(first.qparams().zero_point, both.qparams().zero_point)
+
+
+@members("observers")
+@pytest.mark.parametrize("statistic", ["all", "max"])
+def test_a_saved_state_goes_on_exactly(name: str, statistic: str, tmp_path: Path) -> None:
+    whole = make(name, statistic=statistic)
+    whole.observe(rand(3, 1500, seed=1))
+    save_file({key: value.contiguous() for key, value in whole.state().items()}, tmp_path / "state.safetensors")
+    loaded = make(name, statistic=statistic)
+    loaded.load_state(load_file(tmp_path / "state.safetensors"))
+    assert same(loaded, whole)
+    copied = make(name, statistic=statistic)
+    copied.load_state(whole.state())
+    if statistic == "all":
+        for observer in (whole, loaded):
+            observer.observe(9 * rand(3, 700, seed=2))
+        assert same(loaded, whole) and not same(copied, whole), "what one sees later must not reach the other"
+
+
+def same(first: Observer, second: Observer) -> bool:
+    """Returns whether two observers have the same state and QParams, bit for bit."""
+    a, b = first.state(), second.state()
+    p, q = first.qparams(), second.qparams()
+    equal = set(a) == set(b) and all(torch.equal(a[key], b[key]) for key in a)
+    return equal and torch.equal(p.scale, q.scale) and torch.equal(p.zero_point, q.zero_point)
 
 
 @members("observers")

@@ -156,6 +156,7 @@ def test_the_summary_puts_the_runs_side_by_side(run: Run) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.count("ONNX Runtime") == 2 and done.stdout.count(" dB") == 4
     assert f"{out}/model.onnx" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith(f"{out}/report.html") and (out / "report.html").is_file()
 
 
 def test_the_makefile_runs_both_configurations() -> None:

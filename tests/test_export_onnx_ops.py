@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from quantwright.data import Batch
 from quantwright.exporters.onnx import ExportRecord, export
+from quantwright.numerics.qparams import QParams
 from quantwright.verify.verify import Verdict, verify
 
 
@@ -142,3 +143,31 @@ def test_two_inputs_and_two_outputs_keep_their_order(tmp_path: Path) -> None:
     assert verdict.ok, verdict.render()
     by_name = verify(made, tmp_path / "model.onnx", [Batch(kwargs={"second": example[0], "first": example[1]})])
     assert by_name.ok and by_name.outputs == verdict.outputs
+
+
+@pytest.mark.parametrize(("top", "guarded"), [(0.4, True), (1.0, False)])
+def test_a_softmax_beyond_its_grid_saturates_in_the_runtime_too(tmp_path: Path, top: float, guarded: bool) -> None:
+    """ONNX Runtime's QLinearSoftmax wraps around where a value is above the grid; a guard keeps it from being used."""
+    torch.manual_seed(0)
+    batch = Batch(args=(3 * torch.randn(16, 8),))
+    model = prepared(_chain(nn.Linear(8, 3), nn.Softmax(-1), nn.Linear(3, 2)), batch)
+    softmax = model.quantizers["softmax:output"]
+    assert softmax.qparams is not None
+    softmax.qparams = QParams(scale=torch.tensor([top / 255]), zero_point=torch.tensor([0], dtype=torch.int32))
+    model.link()  # the bias of the last layer has a scale derived from this one
+    record = export(model, tmp_path / "m.onnx")
+    assert (record.nodes.get("Max", 0) == 1) is guarded
+    verdict = verify(model, tmp_path / "m.onnx", [batch])
+    assert verdict.outputs[0].sqnr_fused_db > 25, "a wrapped value is a whole grid away"
+
+
+def test_attention_without_heads_is_exported(tmp_path: Path) -> None:
+    class OneHead(nn.Module):
+        def forward(self, q: Tensor, mask: Tensor) -> Tensor:
+            causal = F.scaled_dot_product_attention(q, q, q, is_causal=True)
+            return F.scaled_dot_product_attention(q, q, q, mask) + causal
+
+    batch = Batch(args=(torch.randn(2, 5, 8), torch.rand(2, 5, 5) > 0.2))
+    model = prepared(OneHead(), batch)
+    export(model, tmp_path / "m.onnx")
+    assert verify(model, tmp_path / "m.onnx", [batch]).ok

@@ -261,6 +261,23 @@ def test_what_cannot_be_captured(body: Any, message: str) -> None:
         capture(graph_models.function(body)(), torch.randn(2, 4))
 
 
+def test_autocast_that_is_switched_off_is_no_wrapper() -> None:
+    def kept_wide(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return x @ x.t()
+
+    graph = capture(graph_models.function(kept_wide)(), torch.randn(2, 4))
+    assert [node.kind for node in graph.facts().nodes].count("matmul") == 1
+
+
+def test_a_folded_table_may_be_called_like_a_method_of_a_module() -> None:
+    def masked(x: Tensor) -> Tensor:
+        return x + torch.ones(4, 4, dtype=torch.bool).triu().to(torch.float32).expand(len(x), -1, -1)
+
+    names = capture(graph_models.function(masked)(), torch.randn(2, 4, 4)).tensors()
+    assert any(name.startswith("constants.to") for name in names), names
+
+
 def test_bad_examples_and_bad_models() -> None:
     with pytest.raises(CaptureError, match=r"fails on the example(.|\n)*tried float32\[2, 5\]"):
         capture(nn.Linear(4, 3), torch.randn(2, 5))

@@ -54,10 +54,24 @@ def test_a_fused_activation_is_quantized_once_at_its_end() -> None:
     b = Build()
     y = b.op("relu", b.layer("conv2d", b.input(), "conv"), at="relu")
     p = plan(b.facts(b.layer("linear", b.op("flatten", y), "fc")))
-    assert own(p) == ["x:input", "relu:output", "fc:output"]
+    assert own(p) == ["x:input", "relu:output"]
+    assert why(p, "fc:output") == "a result of the network, and nothing computes on integers with it"
     assert "together with 'relu'" in why(p, "conv:output")
     assert same_as(p["flatten:output"]) == "relu:output"
     assert p["flatten:output"].redundant
+
+
+def test_a_linear_layer_that_ends_the_network_gives_float_unless_a_rule_asks() -> None:
+    b = Build()
+    x = b.layer("linear", b.input(), "one")
+    facts = b.facts(b.op("relu", b.layer("linear", x, "two"), at="end"), x)
+    p = plan(facts)
+    assert own(p) == ["x:input", "one:output"]  # 'two' computes on integers with the other result
+    assert why(p, "end:output") == why(p, "two:output")
+    assert why(p, "end:output") == "a result of the network, and nothing computes on integers with it"
+    asked = plan(facts, rule({"name": "two"}, output={"symmetric": True}))
+    assert own(asked) == ["x:input", "one:output", "end:output"]
+    assert "end:output" in own(plan(facts, target=VITIS))
 
 
 def test_movement_before_a_fused_activation_belongs_to_the_group() -> None:
@@ -180,7 +194,7 @@ def test_concat_of_float_values_stays_float_unless_integers_are_computed_from_it
     c = b.op("cat", b.op("sigmoid", x), b.op("softmax", x))
     assert own(plan(b.facts(c))) == []
     p = plan(b.facts(b.layer("linear", c, "fc")))
-    assert own(p) == ["cat:output", "fc:output"]
+    assert own(p) == ["cat:output"]
     assert same_as(p["sigmoid:output"]) == "cat:output"
 
 

@@ -53,7 +53,7 @@ def test_one_call_does_it_all_and_records_it(tmp_path: Path) -> None:
     assert record is not None and record.seed == 3 and record.verdict is not None and record.verdict["ok"]
     assert [row["name"] for row in record.evaluation] == ["float", "simulated", "exported"]
     assert all(row["samples"] == 12 and row["top1"] is not None for row in record.evaluation)
-    assert {"prepare", "calibrate", "refine", "export", "verify", "evaluate"} == set(record.timings)
+    assert {"prepare", "calibrate", "refine", "export", "verify", "measure", "evaluate"} == set(record.timings)
     assert ("calibrate", 3) in done and ("evaluate", 3) in done
     assert {"model.onnx", "plan.json", "run.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
 

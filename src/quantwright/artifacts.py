@@ -7,25 +7,24 @@ qparams.safetensors   what was measured: ``<point>/scale``, ``<point>/zero_point
 extra.safetensors     an example input; parameters as they were before algorithms changed them
 manifest.json         format version, config, changes, and the SHA-256 of every other file but timings.json
 model.onnx            what the exporter wrote, when there was an export
+measured.json         error, histogram and grid of every point (``verify/measure.py``), when there is a record
 run.json              the record of the run; its timings are in timings.json, so that equal runs give equal files
+report.html           all of this for people, when there is a record
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, fx
 
-from quantwright import registry
+from quantwright import registry, tensorfile
 from quantwright.config.config import QuantConfig
 from quantwright.data import Batch
 from quantwright.errors import ArtifactError, QuantwrightError
@@ -36,22 +35,28 @@ from quantwright.numerics.qparams import QParams
 from quantwright.passes import Change
 from quantwright.plan import plan_json
 from quantwright.prepare import PreparedModel
+from quantwright.quantized import QuantizedModel
+from quantwright.report import page
 from quantwright.report.folder import (
     EXTRA,
+    FORMAT,
     GRAPH,
     MANIFEST,
     MODEL,
     NEEDED,
     PLAN,
     QPARAMS,
+    REPORT,
     RUN,
     TIMINGS,
+    check_files,
     published,
     read_json,
+    read_manifest,
 )
 from quantwright.report.record import RunRecord, dumps, versions
+from quantwright.report.run import read_run
 
-FORMAT = 1
 EXAMPLE_SAMPLES = 4  # of the example batch that are kept
 _EXAMPLE, _BEFORE = "example/", "before/"  # key prefixes in extra.safetensors
 _FIX = "write the folder again"
@@ -78,27 +83,35 @@ def write(prepared: PreparedModel, folder: Path, record: RunRecord | None = None
     Files that are there already, such as the exported one, are taken into the manifest.
     """
     graph = without_quantizers(prepared.graph)
-    tree, example = _flatten_example(_shortened(prepared))
+    tree, example = flatten_example(_shortened(prepared))
     before = {_BEFORE + name: value for name, value in prepared.float_parameters.items()}
-    _write_text(folder / GRAPH, json.dumps(serialize.to_json(graph), indent=1) + "\n")
-    _write_tensors(folder / MODEL, graph.tensors())
-    _write_text(folder / PLAN, json.dumps(plan_json.to_json(prepared.plan), indent=1) + "\n")
-    _write_tensors(folder / QPARAMS, _flatten_qparams(prepared))
-    _write_tensors(folder / EXTRA, {**example, **before})
+    write_text(folder / GRAPH, json.dumps(serialize.to_json(graph), indent=1) + "\n")
+    tensorfile.write(folder / MODEL, graph.tensors())
+    write_text(folder / PLAN, json.dumps(plan_json.to_json(prepared.plan), indent=1) + "\n")
+    tensorfile.write(folder / QPARAMS, flatten_qparams(prepared))
+    tensorfile.write(folder / EXTRA, {**example, **before})
+    return complete(prepared, folder, record, {"example": tree})
+
+
+def complete(
+    prepared: QuantizedModel, folder: Path, record: RunRecord | None, more: Mapping[str, Any]
+) -> RunRecord | None:
+    """Returns the record, completed with file hashes, after writing it and, last, the manifest."""
     if record is not None:
-        record = record.finish(files=_hashes(folder))
+        record = record.finish(files=hashes(folder))
         values = record.to_json()
-        _write_text(folder / TIMINGS, dumps(values.pop("timings")))
-        _write_text(folder / RUN, dumps(values))
+        write_text(folder / TIMINGS, dumps(values.pop("timings")))
+        write_text(folder / RUN, dumps(values))
+        write_text(folder / REPORT, page.render(read_run(folder)))
     manifest = {
         "quantwright": {"format": FORMAT, "version": versions().get("quantwright", "")},
         "target": prepared.target.name,
-        "config": prepared.config.model_dump(mode="json"),
+        "config": prepared.asked.model_dump(mode="json"),
         "changes": [{"by": c.by, "node": c.node, "text": c.text, "data": c.data} for c in prepared.changes],
-        "example": tree,
-        "files": _hashes(folder),
+        **more,
+        "files": hashes(folder),
     }
-    _write_text(folder / MANIFEST, dumps(manifest))
+    write_text(folder / MANIFEST, dumps(manifest))
     return record
 
 
@@ -113,20 +126,25 @@ def load(folder: str | Path, *, build: Callable[..., Model] | None = None, devic
     """
     home = Path(folder)
     manifest = read_manifest(home)
+    if manifest.get("capture") == "modules":
+        raise ArtifactError(
+            "the folder was saved with capture='modules': there is no graph in it", where=str(home),
+            fix="give the model it was made from: load(folder, model=...)",
+        )  # fmt: skip
     check_files(home, manifest, NEEDED)
-    extra = _read_tensors(home / EXTRA)
+    extra = tensorfile.read(home / EXTRA, _FIX)
     try:
-        graph = serialize.from_json(read_json(home / GRAPH), _read_tensors(home / MODEL))
+        graph = serialize.from_json(read_json(home / GRAPH), tensorfile.read(home / MODEL, _FIX))
         plan = plan_json.from_json(read_json(home / PLAN))
         config = QuantConfig.model_validate(manifest["config"])
         changes = [Change(**change) for change in manifest["changes"]]
-        example = _restore_example(manifest["example"], extra)
+        example = restore_example(manifest["example"], extra)
         target = registry.load("targets", manifest["target"])
         make: Callable[..., Any] = build or PreparedModel
         prepared: Model = make(graph, plan, config, target, example, changes)
         prepared.graph.flat_inputs(example.args, dict(example.kwargs))
         prepared.float_parameters = _restore_before(prepared, extra)
-        _restore_qparams(prepared, _read_tensors(home / QPARAMS), home)
+        restore_qparams(prepared, tensorfile.read(home / QPARAMS, _FIX), home)
     except ArtifactError:
         raise
     except (QuantwrightError, KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
@@ -136,50 +154,6 @@ def load(folder: str | Path, *, build: Callable[..., Model] | None = None, devic
         ) from error
     prepared.eval().set_mode("quantize")
     return _moved(prepared, device) if device != "cpu" else prepared
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Returns the manifest of a folder that ``save`` wrote.
-
-    Raises:
-        ArtifactError: no such folder, not one of ours, or of a newer format.
-    """
-    if not folder.is_dir():
-        raise ArtifactError("no such folder", where=str(folder), fix="give the --out folder of a quantize run")
-    if not (folder / MANIFEST).exists():
-        raise ArtifactError(
-            f"this folder was not written by quantwright: it has no {MANIFEST}", where=str(folder),
-            fix="give the --out folder of a quantize run",
-        )  # fmt: skip
-    manifest: Any = read_json(folder / MANIFEST)
-    head = manifest.get("quantwright") if isinstance(manifest, dict) else None
-    if not isinstance(head, dict) or not isinstance(head.get("format"), int):
-        raise ArtifactError("this is not a manifest of quantwright", where=str(folder / MANIFEST), fix=_FIX)
-    if head["format"] > FORMAT:
-        raise ArtifactError(
-            f"the folder has format {head['format']}, written by quantwright {head.get('version')}", where=str(folder),
-            allowed=f"up to format {FORMAT}", fix="use a newer quantwright",
-        )  # fmt: skip
-    return dict(manifest)
-
-
-def check_files(folder: Path, manifest: Mapping[str, Any], names: tuple[str, ...] | None = None) -> None:
-    """Raises ArtifactError for the first file that is missing or differs from what was written.
-
-    Args:
-        names: which files; all of the manifest's when None.
-    """
-    hashes = manifest.get("files")
-    if not isinstance(hashes, dict):
-        raise ArtifactError("the manifest lists no files", where=str(folder / MANIFEST), fix=_FIX)
-    for name in hashes if names is None else names:
-        path = folder / name
-        if Path(name).name != name or name not in hashes:
-            raise ArtifactError(f"the manifest does not list '{name}' properly", where=str(folder / MANIFEST), fix=_FIX)
-        if not path.is_file():
-            raise ArtifactError("the file is missing", where=str(path), fix=_FIX)
-        if sha256(path) != hashes[name]:
-            raise ArtifactError("the file is truncated or was altered after it was written", where=str(path), fix=_FIX)
 
 
 def without_quantizers(graph: Graph) -> Graph:
@@ -206,18 +180,18 @@ def _moved(prepared: Model, device: str) -> Model:
     return prepared.to(device)
 
 
-def _flatten_qparams(prepared: PreparedModel) -> dict[str, Tensor]:
+def flatten_qparams(prepared: QuantizedModel) -> dict[str, Tensor]:
     """Returns ``point/scale``, ``point/zero_point`` and, where there is one, ``point/super_scale``."""
     flat: dict[str, Tensor] = {}
     for name, quantizer in prepared.quantizers.items():
         qparams = quantizer.qparams
         if qparams is not None:
-            parts = {part: getattr(qparams, part) for part in ("scale", "zero_point", "super_scale")}
-            flat |= {f"{name}/{part}": value for part, value in parts.items() if value is not None}
+            flat |= {f"{name}/{part}": value for part, value in qparams.to_dict().items()}
     return flat
 
 
-def _restore_qparams(prepared: PreparedModel, flat: Mapping[str, Tensor], home: Path) -> None:
+def restore_qparams(prepared: QuantizedModel, flat: Mapping[str, Tensor], home: Path) -> None:
+    """Gives every quantizer its QParams; raises ArtifactError for one that needs some and finds none."""
     for name, quantizer in prepared.quantizers.items():
         if f"{name}/scale" in flat and f"{name}/zero_point" in flat:
             quantizer.qparams = QParams(
@@ -250,7 +224,7 @@ def _shortened(prepared: PreparedModel) -> Batch:
     return Batch(args=args, kwargs=kwargs)
 
 
-def _flatten_example(example: Batch) -> tuple[Any, dict[str, Tensor]]:
+def flatten_example(example: Batch) -> tuple[Any, dict[str, Tensor]]:
     """Returns the nesting of the example as JSON, and its tensors by key."""
     tensors: dict[str, Tensor] = {}
 
@@ -273,7 +247,9 @@ def _flatten_example(example: Batch) -> tuple[Any, dict[str, Tensor]]:
     return walk((example.args, dict(example.kwargs))), tensors
 
 
-def _restore_example(tree: Any, tensors: Mapping[str, Tensor]) -> Batch:
+def restore_example(tree: Any, tensors: Mapping[str, Tensor]) -> Batch:
+    """Returns the example that ``flatten_example`` took apart."""
+
     def walk(item: Any) -> Any:
         ((kind, content),) = item.items()
         if kind == "tensor":
@@ -288,47 +264,24 @@ def _restore_example(tree: Any, tensors: Mapping[str, Tensor]) -> Batch:
     return Batch(args=args, kwargs=kwargs)
 
 
-def _hashes(folder: Path) -> dict[str, str]:
+def hashes(folder: Path) -> dict[str, str]:
+    """Returns file name -> SHA-256, of all that may not differ between equal runs."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (MANIFEST, TIMINGS))
     return {path.name: sha256(path) for path in files}
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of text; raises ArtifactError when it cannot."""
     with _writing(path):
         path.write_text(text, encoding="utf-8")
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors; those that share memory are written apart, for the format knows no sharing."""
-    seen: set[int] = set()
-    ready = {}
-    for name, value in sorted(tensors.items()):
-        value = value.detach().cpu().contiguous()
-        storage = value.untyped_storage()
-        apart = storage.data_ptr() in seen or storage.nbytes() != value.nbytes
-        seen.add(storage.data_ptr())
-        ready[name] = value.clone() if apart else value
-    with _writing(path):
-        save_file(ready, path)
-        umask = os.umask(0)
-        os.umask(umask)
-        path.chmod(0o666 & ~umask)  # save_file closes the file to others
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ArtifactError(f"the file is damaged: {error}", where=str(path), fix=_FIX) from error
-    return tensors
 
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        text = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        text = error.strerror or str(error)
         raise ArtifactError(
             f"cannot write {path.name}: {text}", where=str(path.parent), fix="free some space or choose another folder"
         ) from error

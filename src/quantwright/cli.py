@@ -46,20 +46,23 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code after running the command in ``argv``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in arguments
-    show_traceback = "--traceback" in arguments
+    own = arguments if arguments[:1] != ["run"] else []  # behind ``run`` stand the script's arguments
+    as_json = "--json" in own
+    show_traceback = "--traceback" in own
     try:
         with _terminable():
             options = parse(arguments)
+            options.arguments = tuple(arguments)
             outcome = _run(options)
             _print(outcome, as_json)
             return outcome.code
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else FINE
-    except Terminated:
-        return _fail("ended", {"type": "Terminated", "message": "ended"}, as_json, TERMINATED)
-    except KeyboardInterrupt:
-        return _fail("interrupted", {"type": "KeyboardInterrupt", "message": "interrupted"}, as_json, INTERRUPTED)
+    except Terminated as end:
+        return _fail(_ended("ended", end), {"type": "Terminated", "message": _ended("ended", end)}, as_json, TERMINATED)
+    except KeyboardInterrupt as end:
+        line = _ended("interrupted", end)
+        return _fail(line, {"type": "KeyboardInterrupt", "message": line}, as_json, INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away: nothing left to say, and nowhere to say it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -103,6 +106,8 @@ def parser() -> argparse.ArgumentParser:
     _list(commands)
     _schema(commands)
     _verify(commands)
+    _report(commands)
+    _run_script(commands)
     return top
 
 
@@ -119,6 +124,11 @@ def _quantize(commands: Any) -> None:
     made.add_argument("--data", required=True, metavar="DATA", help="calibration data: " + DATA_HELP)
     made.add_argument("--out", required=True, metavar="OUT", help="the folder to write; it appears whole or not at all")
     made.add_argument("--overwrite", action="store_true", help="also write into a folder that holds other files")
+    made.add_argument("--resume", action="store_true", help="go on from where an interrupted run of the same job was")
+    made.add_argument(
+        "--checkpoint-every", type=_seconds, default=10.0, metavar="SECONDS",
+        help="how often OUT.partial is written while calibration runs (default 10)",
+    )  # fmt: skip
     made.add_argument("--eval", action="store_true", help="compare float, simulated and exported side by side")
     made.add_argument("--eval-data", metavar="DATA", help="data for --eval (default: the calibration data)")
     made.add_argument("--calib-batches", type=_positive, metavar="N", help="calibrate on the first N batches only")
@@ -126,6 +136,9 @@ def _quantize(commands: Any) -> None:
     made.add_argument("--exporter", default="onnx", metavar="NAME", help="what is written (default onnx)")
     made.add_argument(
         "--exact-rounding", action="store_true", help="write exact arithmetic nodes where the format rounds differently"
+    )
+    made.add_argument(
+        "--keep-signed", action="store_true", help="write signed activations signed, also where unsigned runs faster"
     )
     _add_data_options(made)
 
@@ -166,6 +179,25 @@ def _verify(commands: Any) -> None:
     _add_data_options(made)
 
 
+def _report(commands: Any) -> None:
+    made = _command(commands, "report", "Write the page of a run, or of two runs side by side, from their files.")
+    made.add_argument("out", metavar="OUT", help="the folder of a quantize run")
+    made.add_argument("other", nargs="?", metavar="OUT2", help="the folder of another run, to compare with")
+    made.add_argument(
+        "--out", dest="file", metavar="FILE",
+        help="the page to write, with the time each stage took (default: OUT/report.html; comparison.html for two)",
+    )  # fmt: skip
+
+
+def _run_script(commands: Any) -> None:
+    text = "Run a script of another tool unmodified: its imports find the face quantwright has for that tool."
+    made = commands.add_parser("run", help=text, description=text)
+    made.add_argument("--as", dest="face", required=True, metavar="TOOL", help="whose script it is: pytorch_nndct")
+    made.add_argument("script", metavar="script.py", help="what python would run")
+    made.add_argument("script_arguments", nargs=argparse.REMAINDER, metavar="ARG", help="its own arguments")
+    made.set_defaults(json=False, traceback=False)
+
+
 DATA_HELP = "file.py:factory, a .npz/.npy/.safetensors file, or a folder of images"
 
 
@@ -174,6 +206,10 @@ def _add_model(made: argparse.ArgumentParser) -> None:
     made.add_argument("--config", required=True, metavar="CONFIG", help="a configuration file or the name of a preset")
     made.add_argument("--target", metavar="T", help="the device (default: the one in the configuration)")
     made.add_argument("--dialect", default="auto", metavar="D", help="whose language CONFIG is in (default: look)")
+    made.add_argument(
+        "--capture", choices=("graph", "modules"), default="graph",
+        help="modules: keep a model that cannot be captured as it is, and export nothing (default graph)",
+    )  # fmt: skip
 
 
 def _add_data_options(made: argparse.ArgumentParser) -> None:
@@ -194,6 +230,16 @@ def _positive(text: str) -> int:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from error
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds") from error
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a time")
     return value
 
 
@@ -226,6 +272,8 @@ def _run(options: argparse.Namespace) -> Outcome:
 
 
 def _print(outcome: Outcome, as_json: bool) -> None:
+    if outcome.quiet:
+        return
     if as_json:
         from quantwright.report.record import dumps
 
@@ -244,6 +292,11 @@ def _fail(line: str, document: dict[str, Any], as_json: bool, code: int) -> int:
     else:
         print(line, file=sys.stderr)
     return code
+
+
+def _ended(how: str, end: BaseException) -> str:
+    """Returns how the command was ended, and how to go on, if the command has said so."""
+    return f"{how}; {end}" if str(end) else how
 
 
 @contextlib.contextmanager

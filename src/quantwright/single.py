@@ -9,13 +9,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from quantwright import registry
-from quantwright.calibrate import combine, make_observer
 from quantwright.config.load import load_config
 from quantwright.config.spec import BASE_SPEC, Granularity, QuantSpec, Role
 from quantwright.errors import ConfigError, DataError, InputError
 from quantwright.numerics import affine
 from quantwright.numerics.granularity import group_view
 from quantwright.numerics.qparams import QParams
+from quantwright.watcher import combine, make_observer
 
 Spec = QuantSpec | Mapping[str, Any]
 

@@ -13,11 +13,16 @@ from quantwright.errors import ConfigError, InputError, QuantwrightError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Returns what a command found: the document for machines, the text for people (made if asked), the exit code."""
+    """Returns what a command found: the document for machines, the text for people (made if asked), the exit code.
+
+    Attributes:
+        quiet: print neither: another process does.
+    """
 
     document: Any
     text: Callable[[], str]
     code: int = 0
+    quiet: bool = False
 
 
 class SeveralErrors(InputError):

@@ -13,13 +13,14 @@ def run(options: argparse.Namespace) -> Outcome:
     """Returns the explanation of the points that match ``options.point``."""
     config, _ = preflight.look(options)
     preflight.device(options.device)
-    from quantwright.api import decide
+    from quantwright.api import decide, decide_modules
     from quantwright.loading.model import input_names, load_model
     from quantwright.plan.explain import explain, render, to_json
 
     model = load_model(options.model)
     example = _example(options, model, input_names(model))
-    plan = decide(model, config, example, target=options.target, device=options.device).plan
+    look = decide_modules if options.capture == "modules" else decide
+    plan = look(model, config, example, target=options.target, device=options.device).plan
     found = explain(plan, options.point)
     document = {"model": plan.model, "target": plan.target, "notes": plan.notes, "warnings": plan.warnings}
     return Outcome(document={**document, "points": to_json(found)}, text=lambda: _text(render(found), plan))

@@ -8,21 +8,21 @@ from typing import Any
 
 from quantwright.commands import Outcome, preflight
 from quantwright.errors import ArtifactError
-from quantwright.report.folder import EXPORTED
+from quantwright.report.folder import EXPORTED, check_files, read_manifest
 
 
 def run(options: argparse.Namespace) -> Outcome:
     """Returns the verdict; exit code 1 when the file does not compute what was simulated."""
     preflight.look(options)
     preflight.device(options.device)
-    from quantwright.artifacts import check_files, read_manifest
-
     folder = Path(options.out)
-    check_files(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
     if not (folder / EXPORTED).exists():
-        raise ArtifactError(
-            f"there is no {EXPORTED} to verify", where=str(folder), fix="write the folder with quantwright quantize"
-        )
+        fix = "write the folder with quantwright quantize"
+        if manifest.get("capture") == "modules":
+            fix = "it was made with --capture modules, which exports nothing: run.json says how it compares with float"
+        raise ArtifactError(f"there is no {EXPORTED} to verify", where=str(folder), fix=fix)
     from quantwright.api import load
 
     prepared = load(folder)
