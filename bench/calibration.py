@@ -66,8 +66,7 @@ def ours(model: ResNet18, data: list[Tensor], names: tuple[str, ...], compiled: 
     if "simulated" in names:
         works["simulated"] = lambda: [call(simulated, batch) for batch in data]
     if compiled:
-        quick = torch.compile(simulated.network)
-        simulated.set_mode("quantize")
+        quick = prepare(model, configuration("minmax"), data[0], compile=True).calibrate(data)
         works["compiled"] = lambda: [call(quick, b) for b in data]
     return works
 

@@ -200,13 +200,11 @@ def test_torch_script_takes_inputs_one_by_one() -> None:
     assert set(got) == set(wanted) and all(torch.equal(got[key], wanted[key]) for key in wanted)
 
 
-def test_xmodel_is_refused_after_writing_what_can_be_written() -> None:
+def test_without_an_xmodel_what_can_be_written_is_written() -> None:
     made = calibrate()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VaiWarning)
-        with pytest.raises(RefusedError, match="QUANTIZER_TORCH_EXPORT_XMODEL.*quant_info.json") as caught:
-            made.export_xmodel("deploy")
-    assert "quant_mode 'test'" in str(caught.value)
+    with pytest.warns(VaiWarning, match="QUANTIZER_TORCH_EXPORT_XMODEL.*no xmodel was written") as caught:
+        made.export_xmodel("deploy")
+    assert any("quant_info.json" in str(w.message) and "quant_mode 'test'" in str(w.message) for w in caught)
     assert set(os.listdir("deploy")) == {"quant_info.json", "bias_corr.pth", "Chain_int.onnx"}
     with pytest.raises(RefusedError, match="export_onnx_model"):
         dump_xmodel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from quantwright.api import PreparedModel, prepare
+from quantwright.errors import InputError
 from quantwright.graph import ops
 from quantwright.numerics import affine
 from quantwright.simulate.grids import grid_of
@@ -211,3 +213,20 @@ def _keep(seen: dict[str, Tensor], point: str) -> Any:
         seen[point] = value.clone()
 
     return tap
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_runs_give_the_same_bits() -> None:
+    torch.manual_seed(0)
+    model = prepare(Residual().eval(), "int8", torch.randn(2, 3, 12, 12), compile=True)
+    model.calibrate([torch.randn(4, 3, 12, 12)])
+    x = torch.randn(32, 3, 12, 12)
+    with torch.no_grad():
+        compiled = model(x)
+        model.simulation.compiled = False
+        assert torch.equal(compiled, model(x))
+
+
+def test_compiling_needs_a_graph() -> None:
+    with pytest.raises(InputError, match="compile=True needs a graph"):
+        prepare(Residual(), "int8", torch.randn(2, 3, 12, 12), capture="modules", compile=True)

@@ -20,7 +20,6 @@ parser.add_argument("--batch_size", default=32, type=int)
 parser.add_argument("--quant_mode", default="calib", choices=["float", "calib", "test"])
 parser.add_argument("--fast_finetune", action="store_true")
 parser.add_argument("--deploy", action="store_true")
-parser.add_argument("--xmodel", action="store_true")
 parser.add_argument("--inspect", action="store_true")
 parser.add_argument("--target", nargs="?", const="")
 args, _ = parser.parse_known_args()
@@ -80,8 +79,7 @@ def quantization():
     if args.quant_mode == "test" and args.deploy:
         quantizer.export_torch_script()
         quantizer.export_onnx_model()
-        if args.xmodel:
-            quantizer.export_xmodel()
+        quantizer.export_xmodel()
 
 
 if __name__ == "__main__":

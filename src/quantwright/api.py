@@ -106,7 +106,7 @@ def _read(config: Config, dialect: str, target: str | None) -> tuple[QuantConfig
 @overload
 def prepare(
     model: nn.Module | Graph, config: Config, example_inputs: Any, *, target: str | None = None, dialect: str = "auto",
-    device: str = "cpu", capture: Literal["graph"] = "graph",
+    device: str = "cpu", capture: Literal["graph"] = "graph", compile: bool = False,
 ) -> PreparedModel: ...  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def prepare(
 @overload
 def prepare(
     model: nn.Module | Graph, config: Config, example_inputs: Any, *, target: str | None = None, dialect: str = "auto",
-    device: str = "cpu", capture: Capture,
+    device: str = "cpu", capture: Capture, compile: bool = False,
 ) -> PreparedModel | PreparedModules: ...  # fmt: skip
 
 
@@ -133,6 +133,7 @@ def prepare(
     dialect: str = "auto",
     device: str = "cpu",
     capture: Capture = "graph",
+    compile: bool = False,
 ) -> PreparedModel | PreparedModules:
     """Returns the model with a quantizer at every point the config asks for; the user's model is not changed.
 
@@ -143,6 +144,7 @@ def prepare(
         target: overrides the config's target.
         capture: ``graph``: every operation is seen, and the result can be exported. ``modules``: for what cannot be
             captured as a graph; a copy of the model of the user's own class, quantized in its modules only.
+        compile: simulated runs are compiled by torch.compile at the first run of every input shape; same values.
 
     Raises:
         ConfigError: every problem of the configuration at once. CaptureError: the model cannot be captured.
@@ -150,11 +152,16 @@ def prepare(
     if capture not in CAPTURES:
         raise InputError(f"capture='{capture}'", allowed=CAPTURES, fix=did_you_mean(capture, CAPTURES))
     if capture == "modules":
+        if compile:
+            raise InputError("compile=True needs a graph", where="capture='modules'", fix="use capture='graph'")
         return decide_modules(model, config, example_inputs, target=target, dialect=dialect, device=device)
     decided = decide(model, config, example_inputs, target=target, dialect=dialect, device=device)
-    return PreparedModel(
+    prepared = PreparedModel(
         decided.graph, decided.plan, decided.config, decided.target, decided.example.to(device), list(decided.changes)
     )
+    if compile:
+        prepared.compile()
+    return prepared
 
 
 @overload

@@ -78,7 +78,13 @@ class Match(_Frozen):
 
 
 class Rule(RoleSpecs):
-    """Returns one rule: which layers, and what changes for them; ``exclude`` leaves them float."""
+    """Returns one rule: which layers, and what changes for them.
+
+    Attributes:
+        match: which layers.
+        exclude: leaves them float.
+        if_unmatched: what a rule is that matches nothing: an ``error`` with near misses, or a warning.
+    """
 
     match: Match
     exclude: bool = False

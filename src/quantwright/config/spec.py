@@ -38,9 +38,12 @@ class _Frozen(BaseModel):
 class Granularity(_Frozen):
     """Returns which elements share a scale.
 
-    ``axis`` is the channel (per_channel), grouped (per_group) or token (per_token: every axis but the last, always)
-    axis; None lets the plan choose: the output-channel axis of a weight, axis 1 of an activation, the input-channel
-    axis for groups.
+    Attributes:
+        kind: all of them, those of one channel, of one group, or of one token.
+        axis: the channel axis (per_channel) or the axis that is cut into groups (per_group); None lets the plan choose:
+            the output-channel axis of a weight, axis 1 of an activation, the input-channel axis for groups. Tokens are
+            what every axis but the last counts, always.
+        group_size: how many neighbours on the axis are a group; per_group only.
     """
 
     kind: Literal["per_tensor", "per_channel", "per_group", "per_token"] = "per_tensor"
@@ -93,7 +96,7 @@ class QuantSpec(_Frozen):
     Attributes:
         format: ``int2``..``int32``, ``uint2``..``uint32``, ``float32``, ``float16``, ``bfloat16``.
         granularity: which elements share a scale.
-        symmetric: the grid is centred on zero (zero point 0, or the middle of an unsigned grid is *not* used: 0).
+        symmetric: the zero point is 0, also that of an unsigned grid, which then holds no negative value.
         narrow_range: a signed grid without its lowest value ([-127, 127]).
         scale: ``float``, ``power_of_two``, or ``derived`` (bias only: input scale times weight scale).
         rounding: what happens to values between two steps; see ``numerics/rounding.py``.

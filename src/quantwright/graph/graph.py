@@ -183,7 +183,7 @@ class Graph:
         """Returns what the user's model returns for these inputs, after checking them."""
         return self.call(self.module, args, kwargs)
 
-    def call(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
+    def call(self, module: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
         """Returns what ``module``, a rewritten form of this network, returns for the inputs of this one."""
         flat = self.flat_inputs(args, kwargs or {})
         arranged_args, arranged_kwargs = pytree.tree_unflatten(flat, self.signature.in_spec)

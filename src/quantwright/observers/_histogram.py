@@ -85,13 +85,16 @@ class Streaming:
         """Returns the width of a bin, float64."""
         return torch.exp2(self.exponent_G.double()) / self.half
 
-    def add(self, x_GN: Tensor) -> None:
+    def add(self, x_GN: Tensor, extremes: tuple[Tensor, Tensor] | None = None) -> None:
         """Counts one batch.
+
+        Args:
+            extremes: ``observers.extent(x_GN)``, when it is known.
 
         Raises:
             DataError: see ``observers.extent``; or another number of groups.
         """
-        low_G, high_G = (part.cpu() for part in extent(x_GN))
+        low_G, high_G = (part.cpu() for part in extremes or extent(x_GN))
         check_groups(self.low_G.numel(), low_G.numel())
         self._widen(low_G, high_G)
         dtype = torch.float64 if x_GN.dtype == torch.float64 else torch.float32

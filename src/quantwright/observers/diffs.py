@@ -1,13 +1,15 @@
 """Power-of-two search: of ``scope`` neighbouring scales the one with the least squared error (scope 1: minmax).
 
 Spec vai_q_pytorch 3.4: p0 is the finest position whose grid holds the range; p0 to p0 + scope - 1 are tried with the
-tensor's own rounding, and the smallest p wins ties. One batch is measured exactly. Over several batches (statistic
-``all``) the error comes from a streaming histogram, so that the order of the batches does not matter.
+tensor's own rounding, and the smallest p wins ties. A weight, and each batch where a statistic is made of several, is
+measured exactly. With statistic ``all`` the error comes from a streaming histogram, so that it does not matter how the
+values were divided into batches, nor their order.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +26,9 @@ from quantwright.observers._histogram import Streaming
 
 PARAMS = {
     "scope": {"type": "int", "default": 5, "min": 1, "max": 16, "help": "how many positions are tried; 1 is minmax"},
-    "bins": {"type": "int", "default": 2048, "min": 256, "max": 65536, "help": "histogram bins, for several batches"},
+    "bins": {"type": "int", "default": 2048, "min": 256, "max": 65536, "help": "histogram bins, for statistic all"},
 }
-_PIECE = 1 << 17  # elements measured at a time: they and two temporaries fit the cache
+_PIECE = 1 << 16  # elements measured at a time: they and two temporaries fit the cache
 
 
 class Diffs(Observer):
@@ -45,7 +47,7 @@ class Diffs(Observer):
         self._highest = spec.qmax
         self._low_G: Tensor | None = None
         self._high_G: Tensor | None = None
-        self._only_G: Tensor | None = None  # the position of the only batch so far
+        self._found_G: Tensor | None = None  # the position of the only batch, where each is measured alone
         self._seen: Streaming | None = None
 
     def observe(self, x_GN: Tensor) -> None:
@@ -57,24 +59,22 @@ class Diffs(Observer):
         low_G, high_G = extent(x_GN)
         if self._low_G is None or self._high_G is None:
             self._low_G, self._high_G = low_G, high_G
-            if self.params["scope"] > 1:
-                self._only_G = self._search(x_GN, fix_position(low_G, high_G, self._free))
         elif self.spec.statistic == "all":
             check_groups(self._low_G.numel(), low_G.numel())
             self._low_G, self._high_G = torch.minimum(self._low_G, low_G), torch.maximum(self._high_G, high_G)
-            self._only_G = None
         else:
             raise StateError(
                 f"observer 'diffs' with statistic '{self.spec.statistic}' takes one batch",
                 fix="use one observer per batch, or statistic: all",
             )
-        if self.params["scope"] > 1 and self.spec.statistic == "all":
-            self._count(x_GN)
-
-    def _count(self, x_GN: Tensor) -> None:
+        if self.params["scope"] == 1:
+            return
+        if self.spec.statistic != "all":
+            self._found_G = self._search(x_GN, fix_position(low_G, high_G, self._free))
+            return
         if self._seen is None:
             self._seen = self._empty(x_GN.shape[0])
-        self._seen.add(x_GN)
+        self._seen.add(x_GN, (low_G, high_G))
 
     def _empty(self, groups: int) -> Streaming:
         return Streaming(groups, self.params["bins"], "both" if self.spec.signed else "positive")
@@ -83,8 +83,8 @@ class Diffs(Observer):
         """Returns (lowest_G, highest_G): what the grid of the best position holds of the values seen, float64."""
         if self._low_G is None or self._high_G is None:
             raise nothing_observed(self)
-        if self._only_G is not None:
-            position_G = self._only_G
+        if self._found_G is not None:
+            position_G = self._found_G
         else:
             position_G = fix_position(self._low_G, self._high_G, self._free)
             if self._seen is not None:
@@ -94,14 +94,26 @@ class Diffs(Observer):
 
     def _search(self, x_GN: Tensor, position_G: Tensor) -> Tensor:
         """Returns the best position of each group, by the values themselves."""
-        error_SG = torch.zeros(self.params["scope"], position_G.numel(), dtype=torch.float64, device=x_GN.device)
         rows = max(1, _PIECE // x_GN.shape[1])
-        for top in range(0, x_GN.shape[0], rows):
-            for piece in torch.split(x_GN[top : top + rows], _PIECE, dim=1):
-                for offset, error_G in enumerate(error_SG):
-                    part = slice(top, top + rows)
-                    error_G[part] += self._error(piece.float(), _steps(position_G[part], offset))
-        return _best(position_G, error_SG)
+        blocks = zip(torch.split(x_GN, rows), torch.split(position_G, rows), strict=True)
+        return torch.cat([self._search_rows(x_RN, position_R) for x_RN, position_R in blocks])
+
+    def _search_rows(self, x_RN: Tensor, position_R: Tensor) -> Tensor:
+        """Returns the best position of some rows; of equal ones the first.
+
+        Errors only add up, so a candidate is given up as soon as it is behind in every row.
+        """
+        best_R, least_R = position_R, torch.full_like(position_R, math.inf, dtype=torch.float64)
+        for offset in range(self.params["scope"]):
+            step_R = _steps(position_R, offset)
+            error_R = torch.zeros_like(least_R)
+            for piece in torch.split(x_RN, _PIECE, dim=1):
+                error_R += self._error(piece.float(), step_R)
+                if not bool((error_R < least_R).any()):
+                    break
+            better_R = error_R < least_R
+            best_R, least_R = torch.where(better_R, position_R + offset, best_R), least_R.minimum(error_R)
+        return best_R
 
     def _error(self, x_RN: Tensor, step_R: Tensor) -> Tensor:
         """Returns the sum of squared errors of some rows, float64; measured in steps: a power of two scales exactly."""
@@ -125,26 +137,25 @@ class Diffs(Observer):
             return
         if self._low_G is None or self._high_G is None:
             self._low_G, self._high_G = other._low_G, other._high_G
-            self._only_G, self._seen = other._only_G, copy.deepcopy(other._seen)
+            self._found_G, self._seen = other._found_G, copy.deepcopy(other._seen)
             return
         if self.spec.statistic != "all":
             super().merge(other)
-        self._only_G = None
         self._low_G, self._high_G = self._low_G.minimum(other._low_G), self._high_G.maximum(other._high_G)
         if self._seen is not None and other._seen is not None:
             self._seen.merge(other._seen)
 
     def state(self) -> dict[str, Tensor]:
-        """Returns the extremes so far, the position of an only batch, and the counts when there are any."""
+        """Returns the extremes so far, and what the position is found by: itself, or the counts."""
         if self._low_G is None or self._high_G is None:
             return {}
-        only = {} if self._only_G is None else {"only_G": self._only_G}
+        found = {} if self._found_G is None else {"found_G": self._found_G}
         seen = {} if self._seen is None else self._seen.state()
-        return {**seen, "low_G": self._low_G, "high_G": self._high_G, **only}
+        return {**seen, "low_G": self._low_G, "high_G": self._high_G, **found}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Becomes the observer whose state this was."""
-        self._low_G, self._high_G, self._only_G = state["low_G"], state["high_G"], state.get("only_G")
+        self._low_G, self._high_G, self._found_G = state["low_G"], state["high_G"], state.get("found_G")
         self._seen = None
         if "counts_GK" in state:
             self._seen = self._empty(self._low_G.numel())

@@ -31,7 +31,7 @@ PARAMS = {
         "type": "str",
         "default": "dfq",
         "choices": ["dfq", "vitis"],
-        "help": "dfq: iterated, all layers, with bias absorption; vitis: as vai_q_pytorch does",
+        "help": "dfq: all layers, iterated until it settles; vitis: as vai_q_pytorch does",
     },
     "absorb_bias": {
         "type": "bool",

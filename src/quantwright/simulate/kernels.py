@@ -35,7 +35,7 @@ class ToGrid(nn.Module):
         """
         grid = self.grid
         scaled = x * grid.by if grid.multiply else x / grid.by
-        return round_to_integer(scaled, grid.rounding, out=scaled).clamp_(grid.low, grid.high)
+        return rounded(scaled, grid.rounding).clamp_(grid.low, grid.high)
 
 
 class ToReal(nn.Module):
@@ -77,7 +77,7 @@ class Requantize(nn.Module):
             acc: [B, C ...], whole numbers in float32 or float64; overwritten.
         """
         scaled = acc.float().mul_(self.multiplier)
-        return round_to_integer(scaled, self.rounding, out=scaled).clamp_(*self.bounds)
+        return rounded(scaled, self.rounding).clamp_(*self.bounds)
 
 
 class Scaled(nn.Module):
@@ -182,16 +182,23 @@ class AveragePooled(nn.Module):
         return (x / self.out.by).add_(zero).round_().sub_(zero).clamp_(*self.bounds)
 
 
+def rounded(x: Tensor, mode: str) -> Tensor:
+    """Returns ``x`` rounded, in place; ``out=`` would cut what torch.compile compiles in pieces."""
+    if mode == "half_even":
+        return x.round_()
+    return round_to_integer(x, mode, out=None if torch.compiler.is_compiling() else x)
+
+
 def fused_multiply_add(c: Tensor, a: Tensor, factor: float, fused: bool) -> Tensor:
     """Returns ``c + a * factor`` rounded to float32 once.
 
     Args:
-        fused: what ``add_is_fused`` says; without, the sum is made in float64.
+        fused: what ``add_is_fused`` says; without, and in compiled code, the sum is made in float64.
 
     Shapes:
         c: [] or as a; the result is as a.
     """
-    if fused:
+    if fused and not torch.compiler.is_compiling():
         return torch.add(c, a, alpha=factor)
     return (c.double() + a.double() * factor).float()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,10 @@ _Key = tuple[Any, ...]
 class Simulation:
     """Returns what runs a prepared network as its target computes it.
 
+    Attributes:
+        compiled: whether torch.compile makes one kernel of what stands between two convolutions; the first run of every
+            input shape then takes long.
+
     Args:
         graph: the network with its quantizers inserted.
     """
@@ -27,7 +31,8 @@ class Simulation:
         self._graph = graph
         self._quantizers = quantizers
         self._target = target
-        self._made: dict[bool, tuple[_Key, fx.GraphModule]] = {}
+        self.compiled = False
+        self._made: tuple[_Key, fx.GraphModule, Callable[..., Any]] | None = None  # only the last one: they are large
 
     def applies(self) -> bool:
         """Returns whether values now are what the target computes: everything quantizes and no gradient is recorded.
@@ -41,13 +46,20 @@ class Simulation:
 
     def module(self, *, taps: bool = False) -> fx.GraphModule:
         """Returns the lowered network for the parameters and QParams of this moment; see ``lower``."""
-        key = self._key()
-        made = self._made.get(taps)
-        if made is None or made[0] != key:
+        return self._lowered(taps)[0]
+
+    def run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Returns the network's output as the target computes it."""
+        return self._graph.call(self._lowered(False)[1], args, kwargs)
+
+    def _lowered(self, taps: bool) -> tuple[fx.GraphModule, Callable[..., Any]]:
+        key = (taps, self.compiled, *self._key())
+        if self._made is None or self._made[0] != key:
             with torch.no_grad():
-                lowered = lower(self._graph.module, self._quantizers, self._target, taps=taps)
-            made = self._made[taps] = (key, lowered)
-        return made[1]
+                module = lower(self._graph.module, self._quantizers, self._target, taps=taps)
+            compiled: Callable[..., Any] = torch.compile(module) if self.compiled and not taps else module
+            self._made = (key, module, compiled)
+        return self._made[1:]
 
     def _key(self) -> _Key:
         """Returns what changes whenever a parameter or QParams change, in place or not, or move."""

@@ -191,20 +191,18 @@ class torch_quantizer:  # noqa: N801  the original's name
         note(f"{path.name} is generated.({path})" + (f"\n{script.graph}" if verbose else ""))
         return script
 
-    def export_xmodel(
-        self, output_dir: str = RESULTS, deploy_check: bool = False, dynamic_batch: bool = False
-    ) -> NoReturn:
-        """Writes what can be written for a DPU and raises RefusedError: the xmodel itself is AMD's format.
+    def export_xmodel(self, output_dir: str = RESULTS, deploy_check: bool = False, dynamic_batch: bool = False) -> None:
+        """Writes what can be written for a DPU and warns that there is no xmodel, which is AMD's format.
 
         Written are ``quant_info.json`` and ``bias_corr.pth`` (in the original's format, which reads them in its test
-        mode) and ``<Model>_int.onnx``.
+        mode) and ``<Model>_int.onnx``. It does not raise: scripts call it last, when everything else is done.
         """
         del deploy_check, dynamic_batch
         prepared = self._ready()
         info = _quant_info.write(prepared, Path(output_dir), VERSION)
         self.export_onnx_model(output_dir)
         written = f"{info} and the ONNX file beside it are written"
-        raise coded("EXPORT_XMODEL", RefusedError(f"{XMODEL}; {written}", fix=XMODEL_WAY))
+        warn("EXPORT_XMODEL", f"no xmodel was written: {XMODEL}; {written}. {XMODEL_WAY}")
 
     # -- all in one process ---------------------------------------------------------------------------------------
     def quantize(self, run_fn: Callable[..., Any], run_args: Sequence[Any], ft_run_args: Any = None) -> None:
