@@ -85,6 +85,16 @@ def test_residual_networks_are_equal_on_many_values(activation: dict[str, Any], 
     assert {"Requantize", "AddOnGrid"} <= set(modules(model))
 
 
+def test_linear_layers_on_sequences_are_equal(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 48, bias=False), nn.Linear(48, 16))
+    model = prepared(layers, "int8", torch.randn(4, 9, 32))
+    model.export(tmp_path / "m.onnx")
+    batch = type(model.example)(args=(torch.randn(100, 9, 32),), kwargs={})
+    assert torch.equal(model.run(batch), torch.from_numpy(OrtRunner(tmp_path / "m.onnx", threads=1).run(batch)[0]))
+    assert modules(model).count("Scaled") == 2  # with a bias, the runtime adds it in float
+
+
 def test_half_up_files_with_exact_nodes_are_equal(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = prepared(Residual(), {"version": 1, "target": "dpu"}, torch.randn(2, 3, 12, 12))

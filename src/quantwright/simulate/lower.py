@@ -182,28 +182,36 @@ class _Lowering:
         return self._call(point, Requantize(_beside(multiplier, info), grid, bounds), acc)
 
     def _float_result(self, node: fx.Node) -> None:
-        """Replaces a layer whose result stays float by its integer form, where the runtime has a kernel for that."""
+        """Replaces a layer by its integer form with a float result, where that is what the runtime's kernel gives.
+
+        It is when nothing quantizes the result; and a layer on more than two axes is a product and an addition in the
+        file, of which only the product is computed in integers.
+        """
         info = ops.layer_info(node)
-        if info is None or ops.kind_of(node) not in self.target.float_results or len(ops.shape_of(node)) != 2:
+        if info is None or ops.kind_of(node) not in self.target.float_results:
             return
-        reader = node
-        while len(reader.users) == 1 and (reader is node or ops.kind_of(reader) in kinds.CLAMP):
-            reader = next(iter(reader.users))
-        if ops.is_quantizer(reader):
+        apart = info.bias is not None and len(ops.shape_of(node)) != 2
+        if not apart and _ends_at_a_point(node):
             return
         with self.graph.inserting_before(node):
-            made = self._accumulated(info, None)
+            made = self._accumulated(info, None, biased=not apart)
             if made is None:
                 return
             acc, step_C = made
             real = self.graph.call_module(self._add(Scaled(_beside(step_C, info))), (acc,))
+            if apart:
+                real = self.graph.call_function(torch.ops.aten.add.Tensor, (real, info.bias))
+        real.meta.update(shape=ops.shape_of(node), dtype=ops.dtype_of(node))
         node.replace_all_uses_with(real)
 
-    def _accumulated(self, info: ops.LayerInfo, grid: Grid | None) -> tuple[fx.Node, Tensor] | None:
+    def _accumulated(
+        self, info: ops.LayerInfo, grid: Grid | None, *, biased: bool = True
+    ) -> tuple[fx.Node, Tensor] | None:
         """Returns (accumulators, their step per channel, float32) where the device sums up integers.
 
         Args:
             grid: what the accumulators are requantized to; None for a float result.
+            biased: whether the bias is part of the sum.
         """
         x, other = self.values.get(info.x), self.values.get(info.weight)
         weight = None if other is not None else self._weight(info)
@@ -216,7 +224,7 @@ class _Lowering:
         if not by_shifts and (info.transposed or x.grid.bits > 8 or not multiplies):
             return None
         bias = None
-        if info.bias is not None:
+        if info.bias is not None and biased:
             bias = self._bias(info.bias, step_C, by_shifts)
             if bias is None:
                 return None
@@ -358,6 +366,14 @@ class _Lowering:
 
 def _is_item(node: fx.Node) -> bool:
     return node.target is operator.getitem
+
+
+def _ends_at_a_point(node: fx.Node) -> bool:
+    """Returns whether a quantizer reads the value, alone and maybe through clamps."""
+    reader = node
+    while len(reader.users) == 1 and (reader is node or ops.kind_of(reader) in kinds.CLAMP):
+        reader = next(iter(reader.users))
+    return ops.is_quantizer(reader)
 
 
 def _beside(per_channel: Tensor, info: ops.LayerInfo) -> Tensor:
