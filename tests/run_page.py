@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+UNITS = {"%": 1.5, "dB": 1.0}  # unit of a measured number -> by how much it may differ from the page
+
 
 class Broken(Exception):
     """Returns a block that did not do what the page says."""
@@ -46,9 +48,24 @@ def console(text: str, expected: int) -> None:
             if not line.endswith("\\"):
                 printed, pending = command(pending, expected), ""
         elif line.strip() not in ("", "..."):
-            words = r"\s+".join(".*" if word == "..." else re.escape(word) for word in line.split())
-            if not re.search(words.replace(r"\s+.*", r".*").replace(r".*\s+", ".*"), printed):
+            if not any(like(line, found) for found in printed.splitlines()):
                 raise Broken(f"nothing printed looks like: {line}\n--- printed:\n{printed}")
+
+
+def like(line: str, found: str) -> bool:
+    """Returns whether ``found`` holds what the page shows: other machines measure a little more or less."""
+    measured = r"(-?\d+\.\d+)"
+    words = []
+    for word, unit in zip(line.split(), [*line.split()[1:], ""], strict=True):
+        number = unit in UNITS and re.fullmatch(measured, word)
+        bar = set(word) == {"█"}  # written with # where the terminal has no other letters
+        words.append(".*" if word == "..." else measured if number else "[█#]+" if bar else re.escape(word))
+    pattern = r"\s+".join(words).replace(r"\s+.*", r".*").replace(r".*\s+", ".*")
+    match = re.search(pattern, found)
+    if match is None:
+        return False
+    shown = re.findall(measured + rf"\s+({'|'.join(map(re.escape, UNITS))})", line)
+    return all(abs(float(a) - float(b)) <= UNITS[unit] for (a, unit), b in zip(shown, match.groups(), strict=True))
 
 
 def shell(text: str, expected: int) -> None:

@@ -89,7 +89,7 @@ def test_the_terminal_shows_the_table_the_warnings_and_the_files() -> None:
         assert any(all(word in line for word in words) for line in lines), words
     for words in ("rule 3 matched nothing", "line 4 a.b: has no counterpart (ignored)", "quantized 12",
                   "2 x softmax is", "fold_batchnorm 1", "float64 is converted", "verified:",
-                  "1 of 2 points equal", "out/net[1]",
+                  "1 of 2 points are equal", "out/net[1]",
                   "abababababababab"):  # fmt: skip
         assert words in text, words
 

@@ -2,8 +2,9 @@
 
 What a block does, by its language:
 ``python`` runs, all blocks of a page in one namespace; ``console``: the lines after ``$`` are commands and the other
-lines must occur in what they print (``...`` stands for anything); ``bash``: every line is a command; ``yaml``, ``json``
-and ``toml`` are loaded as configurations. A comment on the line above a block changes that:
+lines must occur in what they print (``...`` stands for anything, measured ``%`` and ``dB`` may differ a little);
+``bash``: every line is a command; ``yaml``, ``json`` and ``toml`` are loaded as configurations. A comment on the line
+above a block changes that:
 ``<!-- not run: reason -->``, ``<!-- file: name -->`` writes the block to a file first (``quantwright/...`` into a copy
 of the package, which is used from then on), ``<!-- exit: 2 -->`` expects that exit code.
 """
@@ -22,10 +23,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from run_page import like
 
 PAGES = [
     ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md") if (ROOT / name).exists()
-] + sorted((ROOT / "docs").glob("*.md"))  # fmt: skip
+] + sorted((ROOT / "docs").rglob("*.md"))  # fmt: skip
 LANGUAGES = ("python", "console", "bash", "yaml", "json", "toml")
 TEXT = ("", "text")  # drawings and tables: nothing to run
 DRIVER = Path(__file__).with_name("run_page.py")
@@ -82,7 +84,7 @@ def run_page(steps: list[Block], folder: Path) -> subprocess.CompletedProcess[st
     )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_of_the_page_works(page: Path, tmp_path: Path) -> None:
     steps = [block for block in blocks(page.read_text(encoding="utf-8")) if not block.skip]
     unknown = [f"{page.name}:{s.line} {s.language}" for s in steps if s.language not in (*LANGUAGES, *TEXT)]
@@ -93,14 +95,14 @@ def test_every_block_of_the_page_works(page: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{page.name}:{done.stderr[-6000:]}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_to_files_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_source_files_that_are_named_exist(page: Path) -> None:
     """A page that names `plan/resolve.py` or `docs/map.md` names a file of this repository."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -135,6 +137,23 @@ def test_the_runner_tells_working_blocks_from_broken_ones(case: str, tmp_path: P
         assert done.returncode == 0, done.stderr
     else:
         assert done.returncode == 1 and failure in done.stderr, done.stderr
+
+
+LINES = {  # a line of a page, a line that was printed, whether they agree
+    ("top-1 99.40 %  28.8 dB", "top-1   99.20 %    28.9 dB"): True,
+    ("top-1 99.40 %  28.8 dB", "top-1   95.40 %    28.8 dB"): False,
+    ("top-1 99.40 %  28.8 dB", "top-1   99.40 %    26.8 dB"): False,
+    ("float 28.8 volt", "float 28.9 volt"): False,
+    ("conv 3.8 % ████ 28.3 dB ...", "conv    3.7 %  █████  28.2 dB  35.9 dB"): True,
+    ("minmax ...", "minmax  The smallest and the largest value"): True,
+    ("... - 28.8 dB", "simulated - 29.0 dB"): True,
+    ("gain -1.0 dB", "gain 1.0 dB"): False,
+}
+
+
+@pytest.mark.parametrize("lines", LINES)
+def test_measured_numbers_may_differ_a_little(lines: tuple[str, str]) -> None:
+    assert like(*lines) is LINES[lines]
 
 
 def test_marks_are_read() -> None:

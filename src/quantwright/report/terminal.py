@@ -14,7 +14,7 @@ from quantwright.errors import QuantwrightError
 from quantwright.report import words
 from quantwright.report.folder import REPORT
 from quantwright.report.record import RunRecord
-from quantwright.report.words import ROW_NAMES, decibel, percent
+from quantwright.report.words import ROW_NAMES, agreement, decibel, percent
 
 Progress = Callable[[str, int, "int | None"], None]
 SHOWN = 8  # warnings and notes beyond this many are counted, not listed; layers beyond it stand in the page
@@ -174,21 +174,13 @@ def _verdict(console: Any, verdict: Mapping[str, Any] | None) -> None:
     """Prints whether the exported file computes what was simulated, how exactly, and what is wrong if not."""
     if verdict is None:
         return
-    points = list(verdict.get("points") or [])
-    equal = sum(point.get("differing") == 0 for point in points)
-    worst = max((_number(point.get("local_max_lsb")) for point in points), default=0.0)
-    others = f", the others within {worst:.3g} LSB" if equal < len(points) else ""
-    detail = f" ({equal} of {len(points)} points equal bit for bit{others})" if points else ""
+    detail = f" ({agreement(verdict)})"
     if verdict.get("ok"):
         console.print(f"[green]verified:[/] the exported file computes what was simulated{detail}", soft_wrap=True)
     else:
         console.print(f"[red]NOT verified:[/] the exported file differs from the simulation{detail}", soft_wrap=True)
     _listing(console, "problem", list(verdict.get("problems") or []), "red")
     _listing(console, "note", list(verdict.get("notes") or []), "dim")
-
-
-def _number(value: Any) -> float:
-    return float(value) if value is not None else 0.0
 
 
 def _files(console: Any, record: RunRecord, out: str | None) -> None:

@@ -13,7 +13,7 @@ from quantwright.plan.plan import Decision, Plan, SameAs
 from quantwright.plan.values import FUSED
 from quantwright.report.record import RunRecord
 from quantwright.report.run import Run
-from quantwright.report.words import ROW_NAMES, decibel, percent, share, size, unmapped
+from quantwright.report.words import ROW_NAMES, agreement, decibel, number, percent, share, size, unmapped
 
 STATES = ("quantized", "shared", "fused", "float")
 
@@ -150,20 +150,11 @@ def verdict(record: RunRecord) -> dict[str, Any] | None:
     found = record.verdict
     if found is None:
         return None
-    points = list(found.get("points") or [])
-    equal = sum(point.get("differing") == 0 for point in points)
-    worst = max((number(point.get("local_max_lsb")) for point in points), default=0.0)
-    if not points:
-        detail = "final outputs only"
-    elif equal == len(points):
-        detail = f"all {equal} points equal bit for bit"
-    else:
-        detail = f"{equal} of {len(points)} points equal bit for bit, the others within {worst:.3g} LSB on their own"
     return {
         "ok": bool(found.get("ok")),
         "file": found.get("file", ""),
         "samples": found.get("samples", 0),
-        "detail": detail,
+        "detail": agreement(found),
         "first": first_difference(found.get("first")),
         "problems": list(found.get("problems") or []),
         "notes": list(found.get("notes") or []),
@@ -256,11 +247,6 @@ def plan_data(plan: Plan) -> dict[str, Any]:
             "chain": chains.setdefault(chain, len(chains)),
         })  # fmt: skip
     return {"points": points, "chains": list(chains), "sources": list(sources)}
-
-
-def number(value: Any) -> float:
-    """Returns a number of a record, which says infinities and NaN in words; 0 for None."""
-    return 0.0 if value is None else float(value)
 
 
 def _word(value: Any) -> str:

@@ -47,3 +47,23 @@ def unmapped(item: Any) -> str:
     line = f"line {item['line']} " if item.get("line") else ""
     effect = f" ({item['effect']})" if item.get("effect") else ""
     return f"{line}{item.get('path', '')}: {item.get('message', '')}{effect}"
+
+
+def number(value: Any) -> float:
+    """Returns a number of a record, which says infinities and NaN in words; 0 for None."""
+    return 0.0 if value is None else float(value)
+
+
+def agreement(verdict: Mapping[str, Any]) -> str:
+    """Returns how exactly a file computes what was simulated: as a runtime fuses it, and node by node."""
+    points, outputs = list(verdict.get("points") or []), list(verdict.get("outputs") or [])
+    said = []
+    if outputs and all(output.get("max_abs_fused") == 0 for output in outputs):
+        said.append("as ONNX Runtime fuses it, its outputs are equal bit for bit")
+    equal = sum(point.get("differing") == 0 for point in points)
+    if points and equal == len(points):
+        said.append(f"node by node, all {equal} points are equal bit for bit")
+    elif points:
+        worst = max(number(point.get("local_max_lsb")) for point in points)
+        said.append(f"node by node, {equal} of {len(points)} points are equal, the others within {worst:.3g} LSB")
+    return "; ".join(said) or "final outputs only"
