@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quantwright.config.spec import Granularity
 from quantwright.errors import InputError
-from quantwright.numerics.granularity import broadcast, group_count, group_shape, group_view, lay_out, ungroup
+from quantwright.numerics.granularity import broadcast, ends, group_count, group_shape, group_view, lay_out, ungroup
 
 TENSOR = Granularity()
 TOKEN = Granularity(kind="per_token")
@@ -33,6 +33,19 @@ def shapes_and_granularities(draw: st.DrawFn) -> tuple[tuple[int, ...], Granular
     shape = tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)))
     axis = draw(st.integers(-len(shape), len(shape) - 1))
     return shape, draw(st.sampled_from([TENSOR, TOKEN, channel(axis), groups(draw(st.integers(1, 7)), axis)]))
+
+
+@pytest.mark.parametrize("x_GN", [numbered(1, 7).sub(3), numbered(5, 7), numbered(7, 5).t(), numbered(4, 1)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_ends_are_those_of_every_row(x_GN: Tensor, dtype: torch.dtype) -> None:
+    x_GN = x_GN.to(dtype)
+    low_G, high_G = ends(x_GN)
+    assert low_G.tolist() == [min(row) for row in x_GN.tolist()]
+    assert high_G.tolist() == [max(row) for row in x_GN.tolist()]
+    assert low_G.dtype == high_G.dtype == dtype
+    x_GN = x_GN.clone()
+    x_GN[-1, 0] = torch.nan
+    assert all(bool(end_G[-1].isnan()) and bool(end_G[:-1].isfinite().all()) for end_G in ends(x_GN))
 
 
 @given(case=shapes_and_granularities())

@@ -241,12 +241,36 @@ def brute_force(x_N: Tensor, what: QuantSpec, scope: int) -> int:
 )
 @settings(deadline=None, max_examples=60)
 def test_diffs_equals_brute_force(seed: int, name: str, rounding: str, scope: int, heavy: bool) -> None:
-    what = spec(format=name, rounding=rounding, **POWER)
+    what = spec(format=name, rounding=rounding, statistic="max", **POWER)
     x = noise(seed, 1, 200) ** (3 if heavy else 1)
     x = x if what.signed else x.abs()
     observer = make("diffs", what, scope=scope)
     observer.observe(x)
     assert observer.qparams().scale.item() == 2.0 ** -brute_force(x[0], what, scope)
+
+
+@pytest.mark.parametrize("rows,columns", [(1, 300_000), (3, 100_000), (70, 5_000), (700, 300), (2000, 9)])
+def test_diffs_equals_brute_force_in_every_row_of_a_large_tensor(rows: int, columns: int) -> None:
+    """Errors are measured in pieces, and candidates given up before the last one: no row may lose its best so."""
+    what = spec(statistic="max", **POWER)
+    x = noise(5, rows, columns) * torch.logspace(-3, 3, rows).unsqueeze(1)
+    x[::2, columns // 2 :] *= 0.01  # where most of the error is at the beginning ...
+    x[-1, -1] *= 40  # ... and where an outlier comes last
+    observer = make("diffs", what)
+    observer.observe(x)
+    assert observer.qparams().scale.tolist() == [2.0 ** -brute_force(row, what, 5) for row in x]
+
+
+def test_diffs_of_all_batches_is_independent_of_how_values_were_divided() -> None:
+    x = noise(4, 2, 6000) ** 3
+    positions = []
+    for parts in (1, 2, 7):
+        observer = make("diffs", spec(statistic="all", **POWER))
+        for part in x.chunk(parts, 1):
+            observer.observe(part)
+        positions.append((observer.qparams().scale.tolist(), *(part.tolist() for part in observer.range())))
+    assert positions[0] == positions[1] == positions[2]
+    assert positions[0][0] == [2.0 ** -brute_force(row, spec_for("diffs"), 5) for row in x]
 
 
 def test_diffs_clips_outliers_where_minmax_does_not() -> None:

@@ -12,7 +12,7 @@ from quantwright.config.spec import QuantSpec
 from quantwright.errors import StateError
 from quantwright.numerics import affine
 from quantwright.numerics.choose import choose_qparams
-from quantwright.numerics.granularity import group_view
+from quantwright.numerics.granularity import ends, group_view
 from quantwright.numerics.qparams import QParams
 from quantwright.plan.plan import Point
 
@@ -111,7 +111,7 @@ def token_qparams(x: Tensor, spec: QuantSpec) -> QParams:
     """
     assert spec.granularity is not None  # specs of a plan are complete
     x_GN = group_view(x.detach(), spec.granularity)
-    low_G, high_G = torch.aminmax(x_GN, dim=1)
+    low_G, high_G = ends(x_GN)
     return choose_qparams(low_G.double(), high_G.double(), spec)
 
 

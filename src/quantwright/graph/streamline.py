@@ -49,10 +49,9 @@ def streamlined(module: fx.GraphModule, passes_on: Callable[[str], bool]) -> tup
         if node.op == "call_module" and passes_on(str(node.target)):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
-    channels_last = _gains_from_channels_last(graph) and _on_cpu(module) and _layout_is_free(graph)
-    for node in list(graph.nodes):
-        if channels_last and ops.aten_name(node) in ("aten.view.default", "aten._unsafe_view.default"):
-            node.target = torch.ops.aten.reshape.default
+    channels_last = _gains_from_channels_last(graph) and _on_cpu(module) and layout_is_free(graph)
+    if channels_last:
+        free_views(graph)
     _write_over(graph)
     graph.lint()
     return fx.GraphModule(module, graph), channels_last
@@ -92,7 +91,7 @@ def _gains_from_channels_last(graph: fx.Graph) -> bool:
     return any(ops.op_name(node) == "conv2d" for node in graph.nodes)
 
 
-def _layout_is_free(graph: fx.Graph) -> bool:
+def layout_is_free(graph: fx.Graph) -> bool:
     """Returns whether no operator of the graph means something else, or fails, in another memory layout."""
     for node in graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
@@ -102,6 +101,13 @@ def _layout_is_free(graph: fx.Graph) -> bool:
         elif node.op == "call_method" or (node.op == "call_function" and not _is_plain(node.target)):
             return False
     return True
+
+
+def free_views(graph: fx.Graph) -> None:
+    """Lets views, which want one memory layout, copy where they meet another."""
+    for node in graph.nodes:
+        if ops.aten_name(node) in ("aten.view.default", "aten._unsafe_view.default"):
+            node.target = torch.ops.aten.reshape.default
 
 
 def _is_plain(target: Any) -> bool:

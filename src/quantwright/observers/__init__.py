@@ -18,6 +18,7 @@ from typing_extensions import Self
 from quantwright.config.spec import QuantSpec
 from quantwright.errors import DataError, InputError, StateError, did_you_mean
 from quantwright.numerics.choose import choose_qparams
+from quantwright.numerics.granularity import ends
 from quantwright.numerics.qparams import QParams
 
 
@@ -132,8 +133,7 @@ def extent(x_GN: Tensor) -> tuple[Tensor, Tensor]:
         raise DataError(f"the tensor is {x_GN.dtype}", allowed="floating point", fix="leave this tensor unquantized")
     if x_GN.numel() == 0:
         raise DataError("the tensor is empty", fix="calibrate on batches that have elements here")
-    # reducing everything at once is ten times faster than reducing one row
-    low_G, high_G = (part.reshape(-1) for part in (x_GN.aminmax() if x_GN.shape[0] == 1 else x_GN.aminmax(dim=1)))
+    low_G, high_G = ends(x_GN)
     if not bool((low_G.isfinite() & high_G.isfinite()).all()):
         raise DataError("the tensor has NaN/Inf values", fix="look for a division by zero or an overflow before it")
     return low_G.double(), high_G.double()

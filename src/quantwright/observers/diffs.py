@@ -29,6 +29,7 @@ PARAMS = {
     "bins": {"type": "int", "default": 2048, "min": 256, "max": 65536, "help": "histogram bins, for statistic all"},
 }
 _PIECE = 1 << 16  # elements measured at a time: they and two temporaries fit the cache
+_SHORT = 1024  # a row of no more than this is not cut
 
 
 class Diffs(Observer):
@@ -94,11 +95,12 @@ class Diffs(Observer):
 
     def _search(self, x_GN: Tensor, position_G: Tensor) -> Tensor:
         """Returns the best position of each group, by the values themselves."""
-        rows = max(1, _PIECE // x_GN.shape[1])
+        width = min(x_GN.shape[1], max(x_GN.shape[1] // 4, _SHORT), _PIECE)  # often a part tells that a row is behind
+        rows = _PIECE // width
         blocks = zip(torch.split(x_GN, rows), torch.split(position_G, rows), strict=True)
-        return torch.cat([self._search_rows(x_RN, position_R) for x_RN, position_R in blocks])
+        return torch.cat([self._search_rows(x_RN, position_R, width) for x_RN, position_R in blocks])
 
-    def _search_rows(self, x_RN: Tensor, position_R: Tensor) -> Tensor:
+    def _search_rows(self, x_RN: Tensor, position_R: Tensor, width: int) -> Tensor:
         """Returns the best position of some rows; of equal ones the first.
 
         Errors only add up, so a candidate is given up as soon as it is behind in every row.
@@ -107,7 +109,7 @@ class Diffs(Observer):
         for offset in range(self.params["scope"]):
             step_R = _steps(position_R, offset)
             error_R = torch.zeros_like(least_R)
-            for piece in torch.split(x_RN, _PIECE, dim=1):
+            for piece in torch.split(x_RN, width, dim=1):
                 error_R += self._error(piece.float(), step_R)
                 if not bool((error_R < least_R).any()):
                     break

@@ -20,6 +20,7 @@ from quantwright.config import kinds
 from quantwright.fakequant.fixed import Quantizer
 from quantwright.graph import ops
 from quantwright.graph.graph import copied
+from quantwright.graph.streamline import free_views, layout_is_free
 from quantwright.simulate.grids import Bounds, Grid, clamp_on, grid_of, shifts
 from quantwright.simulate.kernels import (
     EXACT,
@@ -68,16 +69,16 @@ class _Lowering:
         self.taps = taps
         self.values: dict[fx.Node, _Value] = {}  # node of the network -> the same value on the grid
         self.count = 0
-        self.channels_last = not any(ops.op_name(node) == "as_strided" for node in self.graph.nodes)
+        self.channels_last = layout_is_free(self.graph)
 
     def run(self) -> fx.GraphModule:
+        if self.channels_last:
+            free_views(self.graph)
         for node in list(self.graph.nodes):
             quantizer = self._quantizer(node)
             if quantizer is not None:
                 self._point(node, quantizer)
             elif node.op == "call_function":
-                if node.target is torch.ops.aten.view.default:  # convolutions give another memory layout
-                    node.target = torch.ops.aten.reshape.default
                 self._carry(node)
                 self._float_result(node)
         self.graph.eliminate_dead_code()

@@ -13,7 +13,7 @@ from torch import Tensor
 from quantwright.config.spec import Granularity
 from quantwright.data import Batch
 from quantwright.fakequant.fixed import Quantizer
-from quantwright.numerics.granularity import broadcast
+from quantwright.numerics.granularity import broadcast, ends
 from quantwright.observers._histogram import Streaming
 from quantwright.plan.plan import Decision, ProductOf
 from quantwright.quantized import QuantizedModel
@@ -209,7 +209,7 @@ def _channels(
     rows_CN = value.movedim(axis, 0).flatten(1)
     count = rows_CN.shape[0]
     pool = -(-count // most)
-    low_C, high_C = torch.aminmax(rows_CN, dim=1)
+    low_C, high_C = ends(rows_CN)
     found: dict[str, Any] = {"axis": axis, "count": count, "pool": pool}
     found |= {"low": _pooled(low_C, pool, -1), "high": _pooled(high_C, pool, 1)}
     if limits is None:
