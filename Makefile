@@ -1,5 +1,6 @@
 # make demo   quantize a trained network with two configurations and print the accuracy table
 # make test   everything that must pass: ruff, mypy, pytest
+# make reference   docs/reference/ from docstrings, after one of them changed
 # make venv   only the virtual environment; repeated only when pyproject.toml or constraints.txt change
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DIGITS := examples/digits
 
-.PHONY: demo test lint types unit venv clean
+.PHONY: demo test lint types unit reference venv clean
 
 demo: $(STAMP)
 	@for config in cpu dpu; do \
@@ -27,7 +28,10 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4
+
+reference: $(STAMP)
+	$(BIN)/python docs/make_reference.py
 
 venv: $(STAMP)
 
