@@ -126,7 +126,8 @@ def signature(function: Any, name: str, *, method: bool = False) -> list[str]:
     """Returns a signature as it is written, one parameter per line when it is long."""
     whole = inspect.signature(function)
     shown = list(whole.parameters.values())[1 if method else 0 :]
-    parts, starred = [], False
+    parts: list[str] = []
+    starred = False
     for parameter in shown:
         starred = starred or parameter.kind is parameter.VAR_POSITIONAL
         if parameter.kind is parameter.KEYWORD_ONLY and not starred:
@@ -270,7 +271,7 @@ def allowed(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema and "type" in schema:
         return str(schema["type"])
     if "$ref" in schema:
-        return "see `" + schema["$ref"].rsplit("/", 1)[1] + "`"
+        return f"see `{schema['$ref'].rsplit('/', 1)[1]}`"
     return {"array": "a list", "object": "keys, see below"}.get(str(schema.get("type")), str(schema.get("type", "")))
 
 

@@ -193,12 +193,12 @@ def fused_multiply_add(c: Tensor, a: Tensor, factor: float, fused: bool) -> Tens
     """Returns ``c + a * factor`` rounded to float32 once.
 
     Args:
-        fused: what ``add_is_fused`` says; without, and in compiled code, the sum is made in float64.
+        fused: what ``add_is_fused`` says of the CPU; elsewhere, and in compiled code, the sum is made in float64.
 
     Shapes:
         c: [] or as a; the result is as a.
     """
-    if fused and not torch.compiler.is_compiling():
+    if fused and c.device.type == "cpu" and not torch.compiler.is_compiling():
         return torch.add(c, a, alpha=factor)
     return (c.double() + a.double() * factor).float()
 

@@ -70,6 +70,7 @@ class _Lowering:
         self.values: dict[fx.Node, _Value] = {}  # node of the network -> the same value on the grid
         self.count = 0
         self.channels_last = layout_is_free(self.graph)
+        self.device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
     def run(self) -> fx.GraphModule:
         if self.channels_last:
@@ -214,11 +215,16 @@ class _Lowering:
             grid: what the accumulators are requantized to; None for a float result.
             biased: whether the bias is part of the sum.
         """
-        x, other = self.values.get(info.x), self.values.get(info.weight)
-        weight = None if other is not None else self._weight(info)
-        if x is None or (other is None and weight is None) or (other is not None and other.grid.bits > 8):
+        x, other, weight = self.values.get(info.x), self.values.get(info.weight), None
+        if x is None or (other is not None and other.grid.bits > 8):
             return None
-        step_C = torch.tensor([other.grid.step]) if weight is None and other is not None else weight.step_C  # type: ignore[union-attr]
+        if other is not None:
+            step_C = torch.tensor([other.grid.step], device=self.device)
+        else:
+            weight = self._weight(info)
+            if weight is None:
+                return None
+            step_C = weight.step_C
         step_C = step_C.float() * torch.tensor(x.grid.step, dtype=torch.float32)
         by_shifts = grid is not None and shifts(self.target, grid.step, *step_C.tolist())
         multiplies = self.target.arithmetic.requantize == "multiplier" if grid is None else self._multiplies(grid)
@@ -251,7 +257,12 @@ class _Lowering:
         return bias_of(quantizer, real, step_C)
 
     def _sum(self, info: ops.LayerInfo, x: _Value, whole: Tensor, bias: Tensor | None) -> fx.Node:
-        """Returns the accumulators: in float32 at once or in two halves, else in float64."""
+        """Returns the accumulators: in float32 at once or in two halves, else in float64.
+
+        Float32 kernels of other devices than the CPU may transform a convolution into sums that are not whole.
+        """
+        if self.device.type != "cpu":
+            return self._copy(info, self.graph.call_method("double", (x.node,)), whole.double(), bias)
         if largest_sum(whole, info.channel_axis, x.grid, bias) < EXACT:
             return self._copy(info, x.node, whole, bias)
         whole_layer = info.spatial or ops.op_name(info.node) == "linear"
@@ -282,7 +293,7 @@ class _Lowering:
         count = ops.shape_of(info.weight)[info.input_axis]
         size = max(-x.grid.low, x.grid.high) * max(-other.grid.low, other.grid.high)
         pair = (x.node, other.node)
-        if count < 0 or count * size >= EXACT:
+        if count < 0 or count * size >= EXACT or self.device.type != "cpu":
             pair = tuple(self.graph.call_method("double", (node,)) for node in pair)  # type: ignore[assignment]
         swap = dict(zip((info.x, info.weight), pair, strict=True))
         return self.graph.node_copy(info.node, lambda n: swap.get(n, n))
