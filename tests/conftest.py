@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,11 @@ def dev_models() -> Any:
         return importlib.import_module("eval")
     finally:
         sys.path.remove(str(folder))
+
+
+@pytest.fixture(autouse=True)
+def _same_path() -> Iterator[None]:
+    """Puts back sys.path, which loading a user's file extends as running it would: child processes inherit it."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
