@@ -292,3 +292,14 @@ def test_require_gives_the_verdict_or_raises_with_every_problem() -> None:
     with pytest.raises(VerificationError, match=r"m\.onnx.*one is off; two is off") as caught:
         bad.require()
     assert caught.value.exit_code == 1
+
+
+def test_a_step_of_a_dynamic_grid_is_that_of_the_values_own_extremes() -> None:
+    spec = BASE_SPEC.model_copy(
+        update={"format": "uint8", "symmetric": False, "granularity": Granularity(kind="per_token")}
+    )
+    quantizer = Quantizer(Point(name="x", role="output", node="x", tensor="x"), spec)
+    value = torch.tensor([[-1.0, 0.5, 4.1], [0.0, 0.0, 0.0], [-3.0, -2.0, 0.0]])
+    step = step_of(quantizer, value).expand(value.shape)
+    assert step[0, 0].item() == pytest.approx(5.1 / 255) and step[2, 0].item() == pytest.approx(3 / 255)
+    assert bool((step > 0).all())

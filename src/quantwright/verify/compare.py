@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from quantwright.config.spec import Granularity
-from quantwright.fakequant.fixed import Quantizer
+from quantwright.fakequant.fixed import Quantizer, token_qparams
 from quantwright.numerics import affine
-from quantwright.numerics.granularity import broadcast, group_view
+from quantwright.numerics.granularity import broadcast
 
 _MANTISSA = {"float16": 10, "bfloat16": 7, "float32": 23}  # stored bits
 
@@ -154,9 +154,8 @@ def step_of(quantizer: Quantizer, value: Tensor) -> Tensor:
         size = value.double().abs()
         size = size.clamp_(min=float(size.max()) * 2.0**-10 if size.numel() else 0.0).clamp_(min=1e-300)
         return torch.exp2(size.log2().floor() - _MANTISSA[spec.format or "float32"])
-    if quantizer.dynamic:
-        top_G = group_view(value, g).double().abs().amax(1).clamp_(min=1e-300)
-        return broadcast(top_G / spec.qmax, value.shape, g)
+    if quantizer.dynamic:  # of the grid that the value's own extremes span
+        return broadcast(token_qparams(value.float(), spec).scale.double(), value.shape, g)
     one = quantizer.qparams
     if one is None:
         return torch.ones((), dtype=torch.float64)
