@@ -17,8 +17,9 @@ from quantwright.api import PreparedModel, prepare
 from quantwright.errors import InputError
 from quantwright.graph import ops
 from quantwright.numerics import affine
+from quantwright.numerics.qparams import QParams
 from quantwright.simulate.grids import grid_of
-from quantwright.simulate.kernels import EXACT, Requantize, Scaled
+from quantwright.simulate.kernels import EXACT, Requantize, Scaled, ToGrid
 from quantwright.simulate.products import cut, largest_sum
 from quantwright.verify.runtime import OrtRunner
 
@@ -140,6 +141,20 @@ def test_a_changed_parameter_or_scale_is_seen() -> None:
     assert quantizer.scale is not None
     quantizer.scale.mul_(2.0)
     assert not torch.equal(changed, model.run(model.example))
+
+
+def test_new_qparams_are_seen_although_their_memory_is_that_of_the_old_ones() -> None:
+    torch.manual_seed(0)
+    model = prepared(Residual(), "int8", torch.randn(2, 3, 12, 12))
+    name = next(name for name, q in model.quantizers.items() if q.point.role == "input")
+    first = model.quantizers[name].qparams
+    assert first is not None
+    for power in range(20):  # the allocator hands freed memory out again
+        scale = first.scale * 2.0 ** (power % 2)
+        model.quantizers[name].qparams = QParams(scale=scale.clone(), zero_point=first.zero_point.clone())
+        del scale
+        steps = [m.grid.step for m in model.simulation.module().modules() if isinstance(m, ToGrid)]
+        assert float(first.scale.float()) * 2.0 ** (power % 2) in steps
 
 
 def test_sums_beyond_float32_are_computed_in_halves_or_in_float64() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +13,6 @@ from quantwright.fakequant.fixed import Quantizer
 from quantwright.graph.graph import Graph
 from quantwright.simulate.lower import lower
 from quantwright.targets import Target
-
-_Key = tuple[Any, ...]
 
 
 class Simulation:
@@ -32,7 +31,8 @@ class Simulation:
         self._quantizers = quantizers
         self._target = target
         self.compiled = False
-        self._made: tuple[_Key, fx.GraphModule, Callable[..., Any]] | None = None  # only the last one: they are large
+        # only the last one is kept, for they are large
+        self._made: tuple[_Inputs, fx.GraphModule, Callable[..., Any]] | None = None
 
     def applies(self) -> bool:
         """Returns whether values now are what the target computes: everything quantizes and no gradient is recorded.
@@ -53,17 +53,35 @@ class Simulation:
         return self._graph.call(self._lowered(False)[1], args, kwargs)
 
     def _lowered(self, taps: bool) -> tuple[fx.GraphModule, Callable[..., Any]]:
-        key = (taps, self.compiled, *self._key())
-        if self._made is None or self._made[0] != key:
+        now = _Inputs.of(self._graph.module, (taps, self.compiled))
+        if self._made is None or not self._made[0].same(now):
             with torch.no_grad():
                 module = lower(self._graph.module, self._quantizers, self._target, taps=taps)
             compiled: Callable[..., Any] = torch.compile(module) if self.compiled and not taps else module
-            self._made = (key, module, compiled)
+            self._made = (now, module, compiled)
         return self._made[1:]
 
-    def _key(self) -> _Key:
-        """Returns what changes whenever a parameter or QParams change, in place or not, or move."""
-        tensors: list[Tensor | None] = list(self._graph.module.parameters())
-        for quantizer in self._quantizers.values():
-            tensors += (quantizer.scale, quantizer.zero_point)
-        return tuple(None if t is None else (t.data_ptr(), t._version, t.device) for t in tensors)
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """Returns what a lowered network was made from: the tensors themselves, so that none passes for a later one."""
+
+    tensors: tuple[Tensor, ...]
+    marks: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, module: fx.GraphModule, options: tuple[bool, bool]) -> _Inputs:
+        """Returns the inputs of this moment: parameters, constants and QParams, and how often each was written to."""
+        tensors = (*module.parameters(), *module.buffers())
+        return cls(tensors, (options, *(_mark(tensor) for tensor in tensors)))
+
+    def same(self, other: _Inputs) -> bool:
+        """Returns whether nothing was replaced, written to or moved since."""
+        if len(self.tensors) != len(other.tensors) or self.marks != other.marks:
+            return False
+        return all(a is b for a, b in zip(self.tensors, other.tensors, strict=True))
+
+
+def _mark(tensor: Tensor) -> tuple[int, int, torch.device]:
+    """Returns what changes when a tensor is written to or moved; tensors of inference mode do not count writes."""
+    return 0 if tensor.is_inference() else tensor._version, tensor.data_ptr(), tensor.device
