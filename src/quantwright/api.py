@@ -11,13 +11,16 @@ from torch import nn
 
 from quantwright import artifacts, registry
 from quantwright.api_modules import PreparedModules, load_modules, prepare_modules
-from quantwright.config.config import QuantConfig
+from quantwright.config.availability import missing
+from quantwright.config.callsite import placed
+from quantwright.config.config import QuantConfig, Step
 from quantwright.config.load import load_config
 from quantwright.data import Batch, as_batch, as_batches, forward_parameters
 from quantwright.errors import InputError, did_you_mean
 from quantwright.graph.capture import capture as capture_graph
 from quantwright.graph.graph import Graph
 from quantwright.passes import Change
+from quantwright.plan.available import require_available
 from quantwright.plan.plan import Plan
 from quantwright.plan.resolve import resolve
 from quantwright.prepare import PreparedModel as Engine
@@ -76,10 +79,17 @@ def decide(
     example = example_batch(model, example_inputs)
     graph = model if isinstance(model, Graph) else capture_graph(model, example.to(device), device=device)
     changes: list[Change] = []
-    for step in chosen.optimize if read.optimize is None else read.optimize:
-        changes.extend(registry.load("passes", step.name)(graph, **step.params))
+    later = missing("passes")  # they are told about in the plan's warnings, and refused by ``prepare``
+    for step in optimize_steps(read, chosen):
+        if step.name not in later:
+            changes.extend(registry.load("passes", step.name)(graph, **step.params))
     plan = resolve(read, graph.facts(), chosen)
     return Decided(graph=graph, plan=plan, config=read, target=chosen, example=example, changes=tuple(changes))
+
+
+def optimize_steps(config: QuantConfig, target: Target) -> tuple[Step, ...]:
+    """Returns the passes that run: the config's, or the target's where it says nothing."""
+    return target.optimize if config.optimize is None else config.optimize
 
 
 def decide_modules(
@@ -99,7 +109,7 @@ def decide_modules(
 
 
 def _read(config: Config, dialect: str, target: str | None) -> tuple[QuantConfig, Target]:
-    read = load_config(config, dialect=dialect, target=target)
+    read = placed(load_config(config, dialect=dialect, target=target))
     return read, registry.load("targets", read.target or "generic")
 
 
@@ -156,6 +166,7 @@ def prepare(
             raise InputError("compile=True needs a graph", where="capture='modules'", fix="use capture='graph'")
         return decide_modules(model, config, example_inputs, target=target, dialect=dialect, device=device)
     decided = decide(model, config, example_inputs, target=target, dialect=dialect, device=device)
+    require_available(decided.config, decided.plan, optimize_steps(decided.config, decided.target))
     prepared = PreparedModel(
         decided.graph, decided.plan, decided.config, decided.target, decided.example.to(device), list(decided.changes)
     )

@@ -15,6 +15,7 @@ from quantwright.data import Batch
 from quantwright.errors import ExportError, InputError
 from quantwright.graph.modules import capture_modules
 from quantwright.hooks import HookedModel
+from quantwright.plan.available import require_available
 from quantwright.plan.resolve import resolve
 from quantwright.stages import Stages
 from quantwright.targets import Target
@@ -57,6 +58,7 @@ def prepare_modules(
     require_no_algorithms(config)
     captured = capture_modules(model, example, device=device)
     plan = resolve(config, captured.facts, target)
+    require_available(config, plan, ())
     steps = target.optimize if config.optimize is None else config.optimize
     plan = replace(plan, notes=(*plan.notes, *not_applied(steps)))
     return PreparedModules(captured, plan, config, target, example.to(device), [])

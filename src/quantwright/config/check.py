@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from quantwright.config.availability import not_yet
 from quantwright.config.config import QuantConfig, Unmapped
-from quantwright.config.document import read_document
+from quantwright.config.document import HasDocument, read_document
 from quantwright.config.load import Loadable, choose_dialect, read_any
 from quantwright.errors import ConfigError, InputError, Problem
 
@@ -37,8 +38,8 @@ class CheckResult:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Returns the notes of the reader."""
-        return self.config.notes if self.config is not None else ()
+        """Returns the notes of the reader, and what the configuration names that is not available yet."""
+        return (*self.config.notes, *not_yet(self.config)) if self.config is not None else ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -59,7 +60,7 @@ class CheckResult:
         if self.ok:
             rules = len(self.config.rules) if self.config is not None else 0
             target = self.config.target if self.config is not None and self.config.target else "not named"
-            lines.append(f"{self.file}: fine ({self.dialect}; target {target}; {rules} rules)")
+            lines.append(f"{self.file}: fine ({self.dialect}: {self.why}; target {target}; {rules} rules)")
         else:
             count = len(self.problems)
             said = f" in a {self.dialect} configuration ({self.why})" if self.dialect else ""
@@ -87,7 +88,7 @@ def check(source: Loadable, dialect: str = "auto") -> CheckResult:
 
 
 def _name(source: Loadable) -> str:
-    if isinstance(source, (Mapping, QuantConfig)):
+    if isinstance(source, (Mapping, QuantConfig, HasDocument)):
         return f"<{type(source).__name__}>"
     text = os.fspath(source)
     return "<text>" if "\n" in text else text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantwright.config.spec import FLOAT_FORMATS, QuantSpec, Role, is_integer_format
+from quantwright.config.spec import FLOAT_FORMATS, LATER_FORMATS, QuantSpec, Role, is_integer_format
 
 MAX_BITS = {"weight": 16, "bias": 32, "input": 16, "output": 16}
 
@@ -27,6 +27,8 @@ def conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
     """Returns everything wrong with a (partial) spec for ``role``."""
     if spec.format in FLOAT_FORMATS:
         return _float_conflicts(spec)
+    if spec.format in LATER_FORMATS:
+        return []  # what goes with a format that is not here yet is its own business
     return [*_grid_conflicts(spec, role), *_scale_conflicts(spec, role), *_sharing_conflicts(spec, role)]
 
 
@@ -66,9 +68,19 @@ def _scale_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
     if spec.scale == "derived":
         return _derived_conflicts(spec, role)
     found = []
-    if spec.scale == "power_of_two" and spec.symmetric is False:
+    if spec.scale == "float" and spec.exponent is not None:
+        message = "'exponent' has no effect on a float scale"
+        found.append(Conflict(field="exponent", code="no_effect", message=message, fix="use scale: power_of_two"))
+    if spec.fit is not None and spec.symmetric is False:
+        message = "'fit' has no effect on an asymmetric grid: it is laid on the whole range"
+        found.append(Conflict(field="fit", code="no_effect", message=message, fix="remove it, or set symmetric: true"))
+    if spec.fit is not None and spec.scale == "power_of_two" and spec.exponent == "cover":
+        message = "'fit' has no effect with exponent cover: that is half a step beyond both ends"
+        fix = "remove it, or use another exponent"
+        found.append(Conflict(field="fit", code="no_effect", message=message, fix=fix))
+    if spec.scale == "power_of_two" and spec.symmetric is False and spec.exponent in (None, "cover"):
         message = "power-of-two scales have no zero point, so an asymmetric grid is not possible"
-        fix = "set symmetric: true, or scale: float"
+        fix = "set symmetric: true, scale: float, or exponent: nearest (which takes a zero point)"
         found.append(Conflict(field="scale", code="power_of_two_asymmetric", message=message, fix=fix))
     if spec.scale == "float" and spec.observer is not None and spec.observer.name == "diffs":
         message = "the observer 'diffs' searches power-of-two scales and cannot give a float scale"
@@ -91,7 +103,7 @@ def _derived_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
         found.append(
             Conflict(field="format", code="derived", message=message, fix="use format: int32, or scale: float")
         )
-    for name in ("observer", "statistic", "min_scale", "granularity"):
+    for name in ("observer", "statistic", "min_scale", "granularity", "exponent", "fit"):
         if getattr(spec, name) is not None:
             message = f"'{name}' has no effect on a derived scale: it comes from the input and the weight"
             found.append(
@@ -105,6 +117,9 @@ def _derived_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
 
 def _sharing_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
     found = []
+    if spec.ema_decay is not None and spec.statistic not in (None, "ema"):
+        message = f"'ema_decay' has no effect with statistic {spec.statistic}"
+        found.append(Conflict(field="ema_decay", code="no_effect", message=message, fix="use statistic: ema"))
     kind = spec.granularity.kind if spec.granularity is not None else None
     parameter = role in ("weight", "bias")
     if parameter and spec.statistic not in (None, "all"):

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantwright import registry
-from quantwright.config.spec import FLOAT_FORMATS, GRANULARITIES, ROLES, ROUNDINGS, SCALES, STATISTICS
+from quantwright.config.known import known
+from quantwright.config.spec import (
+    EXPONENTS,
+    FITS,
+    FLOAT_FORMATS,
+    GRANULARITIES,
+    LATER_FORMATS,
+    ROLES,
+    ROUNDINGS,
+    SCALES,
+    STATISTICS,
+)
 
 _TYPES = {"float": "number", "int": "integer", "bool": "boolean", "str": "string", "list": "array"}
 Schema = dict[str, Any]
@@ -33,7 +44,14 @@ def json_schema() -> Schema:
             "refine": _steps("algorithms", "algorithms that need data, in order"),
             "calibration": _calibration(),
         },
-        "$defs": {"spec": _spec(), "rule": _rule(roles), "observer": _observer(), "granularity": _granularity()},
+        "$defs": {
+            "spec": _spec(),
+            "rule": _rule(roles),
+            "pattern": _pattern(),
+            "observer": _named("observers", "what chooses the range"),
+            "fake_quant": _named("fakequant", "what applies the grid"),
+            "granularity": _granularity(),
+        },
     }
 
 
@@ -54,10 +72,11 @@ def _object(properties: Mapping[str, Any], description: str = "", **more: Any) -
 def _spec() -> Schema:
     # exactly int2..int32 and uint2..uint32, as spec.is_integer_format
     formats = r"^u?int([2-9]|[12][0-9]|3[0-2])$"
+    names = ["int8", "uint8", "int4", "int16", "int32", *FLOAT_FORMATS, *LATER_FORMATS]
     return _object(
         {
             "format": {
-                "anyOf": [{"enum": ["int8", "uint8", "int4", "int16", "int32", *FLOAT_FORMATS]}, {"pattern": formats}],
+                "anyOf": [{"enum": names}, {"pattern": formats}],
                 "type": "string",
                 "description": "int2 ... int32, uint2 ... uint32, or a float format (a cast)",
             },
@@ -67,8 +86,13 @@ def _spec() -> Schema:
             "scale": {"enum": list(SCALES), "description": "derived: bias only, input scale times weight scale"},
             "rounding": {"enum": list(ROUNDINGS)},
             "observer": {"$ref": "#/$defs/observer"},
+            "exponent": {"enum": list(EXPONENTS), "description": "how a power of two is found for a range"},
+            "fit": {"enum": list(FITS), "description": "how a range becomes a symmetric scale"},
             "statistic": {"enum": list(STATISTICS), "description": "over calibration batches"},
+            "ema_decay": {"type": "number", "minimum": 0, "exclusiveMaximum": 1, "description": "statistic ema only"},
             "min_scale": {"type": "number", "minimum": 0, "description": "the smallest scale the hardware can hold"},
+            "dynamic": {"type": "boolean", "description": "QParams of every value as it passes"},
+            "fake_quant": {"$ref": "#/$defs/fake_quant"},
         },
         minProperties=1,
     )
@@ -87,12 +111,15 @@ def _granularity() -> Schema:
     return {"anyOf": [plain, detail], "description": "which elements share a scale"}
 
 
-def _observer() -> Schema:
-    choices: list[Schema] = [{"enum": list(registry.names("observers"))}]
-    for name in registry.names("observers"):
-        params = {"name": {"const": name}, **_params("observers", name)}
-        choices.append(_object(params, required=["name"]))
-    return {"anyOf": choices, "description": "what chooses the range"}
+def _named(kind: str, description: str) -> Schema:
+    """Returns the schema of a plug-in's name, alone or with its parameters; one that is to come may have any."""
+    choices: list[Schema] = [{"enum": [*registry.names(kind), *known(kind)]}]
+    for name in registry.names(kind):
+        choices.append(_object({"name": {"const": name}, **_params(kind, name)}, required=["name"]))
+    if known(kind):
+        later = {"name": {"enum": list(known(kind))}}
+        choices.append({"type": "object", "properties": later, "required": ["name"]})
+    return {"anyOf": choices, "description": description}
 
 
 def _params(kind: str, name: str) -> Schema:
@@ -117,21 +144,38 @@ def _steps(kind: str, description: str) -> Schema:
         short = {name: {"anyOf": [params, {"type": "null"}]}}
         choices.append(_object(short, required=[name]))
         choices.append(_object({"name": {"const": name}, "params": params}, required=["name"]))
+    for name, summary in known(kind).items():
+        choices.append({"const": name, "description": f"not available yet: {summary}"})
+        choices.append(_object({name: {"type": ["object", "null"]}}, required=[name]))
+        choices.append(_object({"name": {"const": name}, "params": {"type": "object"}}, required=["name"]))
     return {"type": "array", "items": {"anyOf": choices} if choices else False, "description": description}
 
 
+def _words() -> dict[str, Schema]:
+    return {
+        "type": {"type": "string", "minLength": 1, "description": "module type: torch.nn.Conv2d, Conv2d or a glob"},
+        "name": {"type": "string", "minLength": 1, "description": "module path or node name; a glob, or re:..."},
+        "function": {"type": "string", "minLength": 1, "description": "torch function, aten name or kind"},
+    }
+
+
+def _pattern() -> Schema:
+    inner = {"type": "array", "items": {"$ref": "#/$defs/pattern"}, "description": "what it reads, in order"}
+    params = {"type": "object", "description": "arguments of the operation: kernel_size: 3"}
+    return _object({**_words(), "params": params, "inputs": inner}, "what an operation must be")
+
+
 def _rule(roles: Mapping[str, Any]) -> Schema:
+    place = {"type": ["string", "integer"], "description": "a place in the pattern: '' is the head, '0' its first input"}
     match = _object(
-        {
-            "type": {"type": "string", "minLength": 1, "description": "module type: torch.nn.Conv2d, Conv2d or a glob"},
-            "name": {"type": "string", "minLength": 1, "description": "module path or node name; a glob, or re:..."},
-            "function": {"type": "string", "minLength": 1, "description": "torch function, aten name or kind"},
-        },
+        {**_words(), "pattern": {"$ref": "#/$defs/pattern"}, "at": place},
         minProperties=1,
     )
     properties = {
         "match": match,
         "exclude": {"type": "boolean", "description": "leaves what matches float"},
+        "include": {"type": "boolean", "description": "quantizes what matches although the target leaves it float"},
+        "share": {**place, "description": "the place in the pattern whose output grid is used"},
         "if_unmatched": {"enum": ["error", "warn"]},
         **roles,
     }
@@ -143,7 +187,7 @@ def _calibration() -> Schema:
         {
             "inputs": {"enum": ["float", "quantized"]},
             "batch_qparams": {"enum": ["running", "batch"]},
-            "modal_ties": {"enum": ["larger_scale", "smaller_scale"]},
+            "modal_ties": {"enum": ["larger_scale", "smaller_scale", "first"]},
         },
         "how calibration feeds the network",
     )

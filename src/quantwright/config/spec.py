@@ -7,13 +7,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from quantwright.config.known import KNOWN
+
 Role = Literal["weight", "bias", "input", "output"]
 ROLES: tuple[Role, ...] = ("weight", "bias", "input", "output")
 ROUNDINGS = ("half_even", "half_up", "half_down", "half_away", "floor", "ceil", "toward_zero", "stochastic")
-SCALES = ("float", "power_of_two", "derived")
+SCALES = ("float", "power_of_two", "derived", "e8m0", "e4m3", "e5m3", "float16", "bfloat16")
+EXPONENTS = ("cover", "nearest", "ceil", "floor")
+FITS = ("qmax", "span", "sides")
 GRANULARITIES = ("per_tensor", "per_channel", "per_group", "per_token")
-STATISTICS = ("all", "modal", "max", "mean", "median")
+STATISTICS = ("all", "modal", "max", "mean", "median", "ema", "last")
 FLOAT_FORMATS = ("float32", "float16", "bfloat16")
+#: formats that are known and not available yet; see ``known.py``
+LATER_FORMATS = tuple(KNOWN["formats"])
 _INT = re.compile(r"(u?)int(\d{1,2})")
 
 
@@ -90,39 +96,58 @@ class ObserverSpec(_Frozen):
         return f"{self.name}({inner})" if inner else self.name
 
 
+class FakeQuantSpec(ObserverSpec):
+    """Returns which quantizer applies the grid, with its parameters: ``fixed``, or one that training changes."""
+
+
 class QuantSpec(_Frozen):
     """Returns how one tensor is quantized; a field that is None inherits.
 
     Attributes:
-        format: ``int2``..``int32``, ``uint2``..``uint32``, ``float32``, ``float16``, ``bfloat16``.
+        format: ``int2``..``int32``, ``uint2``..``uint32``, ``float32``, ``float16``, ``bfloat16``, or a format that
+            ``known.py`` lists.
         granularity: which elements share a scale.
         symmetric: the zero point is 0, also that of an unsigned grid, which then holds no negative value.
         narrow_range: a signed grid without its lowest value ([-127, 127]).
         scale: ``float``, ``power_of_two``, or ``derived`` (bias only: input scale times weight scale).
+        exponent: how a power of two is found for a range: the finest that ``cover``s it, half a step beyond its ends;
+            or the ``nearest`` (on the logarithm), the next above (``ceil``) or below (``floor``) the float scale.
+        fit: how a range becomes a symmetric scale: its larger side lies at ``qmax``, or at half the ``span``
+            (qmax - qmin) / 2, which is 127.5 for int8, or each of the two ``sides`` at its own end of the grid.
         rounding: what happens to values between two steps; see ``numerics/rounding.py``.
         observer: what chooses the range.
         statistic: over calibration batches: one range over ``all`` data, or one per batch and then the ``modal``,
-            ``max``, ``mean`` or ``median`` of the resulting scales.
+            ``max``, ``mean`` or ``median`` of the resulting scales, those of the ``last`` batch, or the exponential
+            moving average of the ranges (``ema``).
+        ema_decay: what an average of ranges keeps of the old one at every batch; statistic ``ema`` only.
         min_scale: the smallest scale the hardware can hold (float per integer step); e.g. 2**-12.
+        dynamic: QParams are those of every value as it passes, not of calibration data.
+        fake_quant: what applies the grid: ``fixed`` QParams, or QParams that training changes.
     """
 
     format: str | None = None
     granularity: Granularity | None = None
     symmetric: bool | None = None
     narrow_range: bool | None = None
-    scale: Literal["float", "power_of_two", "derived"] | None = None
+    scale: Literal["float", "power_of_two", "derived", "e8m0", "e4m3", "e5m3", "float16", "bfloat16"] | None = None
+    exponent: Literal["cover", "nearest", "ceil", "floor"] | None = None
+    fit: Literal["qmax", "span", "sides"] | None = None
     rounding: (
         Literal["half_even", "half_up", "half_down", "half_away", "floor", "ceil", "toward_zero", "stochastic"] | None
     ) = None
     observer: ObserverSpec | None = None
-    statistic: Literal["all", "modal", "max", "mean", "median"] | None = None
+    statistic: Literal["all", "modal", "max", "mean", "median", "ema", "last"] | None = None
+    ema_decay: float | None = Field(default=None, ge=0, lt=1)
     min_scale: float | None = Field(default=None, ge=0)
+    dynamic: bool | None = None
+    fake_quant: FakeQuantSpec | None = None
 
     @field_validator("format")
     @classmethod
     def _known_format(cls, value: str | None) -> str | None:
-        if value is not None and value not in FLOAT_FORMATS and not is_integer_format(value):
-            raise ValueError(f"'{value}' is not a format: int2..int32, uint2..uint32, {', '.join(FLOAT_FORMATS)}")
+        if value is not None and value not in (*FLOAT_FORMATS, *LATER_FORMATS) and not is_integer_format(value):
+            names = ", ".join((*FLOAT_FORMATS, *LATER_FORMATS))
+            raise ValueError(f"'{value}' is not a format: int2..int32, uint2..uint32, {names}")
         return value
 
     def over(self, base: QuantSpec) -> QuantSpec:
@@ -179,5 +204,6 @@ class QuantSpec(_Frozen):
 #: Every field filled: the last resort under target, dialect and rules. int8, symmetric, per tensor, float scale.
 BASE_SPEC = QuantSpec(
     format="int8", granularity=Granularity(), symmetric=True, narrow_range=False, scale="float", rounding="half_even",
-    observer=ObserverSpec(name="minmax"), statistic="all", min_scale=0.0,
+    observer=ObserverSpec(name="minmax"), statistic="all", min_scale=0.0, exponent="cover", fit="qmax",
+    dynamic=False, fake_quant=FakeQuantSpec(name="fixed"),
 )  # fmt: skip

@@ -10,14 +10,19 @@ from quantwright import registry
 from quantwright.config.config import Source, Step
 from quantwright.config.consistency import conflicts
 from quantwright.config.document import JsonPath
+from quantwright.config.known import known as known_names
 from quantwright.config.reader import Reader, kind_of, shown
 from quantwright.config.spec import (
+    EXPONENTS,
+    FITS,
     FLOAT_FORMATS,
     GRANULARITIES,
+    LATER_FORMATS,
     ROLES,
     ROUNDINGS,
     SCALES,
     STATISTICS,
+    FakeQuantSpec,
     Granularity,
     ObserverSpec,
     QuantSpec,
@@ -26,8 +31,10 @@ from quantwright.config.spec import (
 )
 from quantwright.errors import did_you_mean
 
-FORMATS = "int2 ... int32, uint2 ... uint32, " + ", ".join(FLOAT_FORMATS)
-ALL_FORMATS = (*(f"{sign}int{bits}" for sign in ("", "u") for bits in range(2, 33)), *FLOAT_FORMATS)
+FORMATS = "int2 ... int32, uint2 ... uint32, " + ", ".join((*FLOAT_FORMATS, *LATER_FORMATS))
+ALL_FORMATS = (*(f"{sign}int{bits}" for sign in ("", "u") for bits in range(2, 33)), *FLOAT_FORMATS, *LATER_FORMATS)
+_WORDS = {"scale": SCALES, "rounding": ROUNDINGS, "statistic": STATISTICS, "exponent": EXPONENTS, "fit": FITS}
+_PLUGINS = {"observer": ("observers", ObserverSpec, "minmax"), "fake_quant": ("fakequant", FakeQuantSpec, "fixed")}
 FIELDS = tuple(QuantSpec.model_fields)
 ROLE_KEYS = (*ROLES, "activation")
 _PYTHON_TYPES = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,), "list": (list,)}
@@ -42,13 +49,15 @@ class SpecReader(Reader):
         self._parameters: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
 
     def plugins(self, kind: str) -> tuple[str, ...]:
-        """Returns the names of all plug-ins of a kind."""
+        """Returns the names of all plug-ins of a kind, and those that are known and not available yet."""
         if kind not in self._names:
-            self._names[kind] = registry.names(kind)
+            self._names[kind] = tuple(sorted({*registry.names(kind), *known_names(kind)}))
         return self._names[kind]
 
-    def declared(self, kind: str, name: str) -> dict[str, dict[str, Any]]:
-        """Returns the declared parameters of a plug-in."""
+    def declared(self, kind: str, name: str) -> dict[str, dict[str, Any]] | None:
+        """Returns the declared parameters of a plug-in, None for one that is not available yet: it may have any."""
+        if name in known_names(kind):
+            return None
         if (kind, name) not in self._parameters:
             self._parameters[kind, name] = registry.parameters(kind, name)
         return self._parameters[kind, name]
@@ -88,17 +97,16 @@ class SpecReader(Reader):
         if value is None:
             self.add("type", path, f"'{name}' has no value", fix=f"write a value, or remove '{name}' to inherit it")
             return None
-        words = {"scale": SCALES, "rounding": ROUNDINGS, "statistic": STATISTICS}
-        if name in words:
-            return self.word(value, path, words[name], name)
-        if name in ("symmetric", "narrow_range"):
+        if name in _WORDS:
+            return self.word(value, path, _WORDS[name], name)
+        if name in ("symmetric", "narrow_range", "dynamic"):
             return self.flag(value, path)
-        if name == "min_scale":
-            number = self.number(value, path, low=0)
+        if name in ("min_scale", "ema_decay"):
+            number = self.number(value, path, low=0, high=0.999999 if name == "ema_decay" else None)
             return None if number is None else float(number)
         if name == "format":
             return self._format(value, path)
-        return self._granularity(value, path) if name == "granularity" else self._observer(value, path)
+        return self._granularity(value, path) if name == "granularity" else self._named(name, value, path)
 
     def _format(self, value: Any, path: JsonPath) -> str | None:
         if isinstance(value, str) and value in ALL_FORMATS:
@@ -145,16 +153,16 @@ class SpecReader(Reader):
             return None
         return Granularity(kind=kind, axis=axis, group_size=size)  # type: ignore[arg-type]  # checked by word()
 
-    def _observer(self, value: Any, path: JsonPath) -> ObserverSpec | None:
+    def _named(self, field: str, value: Any, path: JsonPath) -> ObserverSpec | None:
+        """Returns an observer or a quantizer: a name, or a mapping with a name and parameters."""
+        kind, made, usual = _PLUGINS[field]
         if isinstance(value, dict) and "name" not in value:
-            fix = "write {name: percentile, percentile: 99.99}"
-            self.add("missing_key", path, "'observer' has no 'name'", allowed=self.plugins("observers"), fix=fix)
+            fix = "write {name: percentile, percentile: 99.99}" if field == "observer" else f"write {{name: {usual}}}"
+            self.add("missing_key", path, f"'{field}' has no 'name'", allowed=self.plugins(kind), fix=fix)
             return None
         if not isinstance(value, (str, dict)):
-            message = f"'observer' is {kind_of(value)}, not a name or a mapping"
-            self.add(
-                "type", path, message, value=value, allowed=self.plugins("observers"), fix="write observer: minmax"
-            )
+            message = f"'{field}' is {kind_of(value)}, not a name or a mapping"
+            self.add("type", path, message, value=value, allowed=self.plugins(kind), fix=f"write {field}: {usual}")
             return None
         name = value if isinstance(value, str) else value["name"]
         given = {} if isinstance(value, str) else {key: item for key, item in value.items() if key != "name"}
@@ -162,8 +170,8 @@ class SpecReader(Reader):
         if set(given) == {"params"}:
             given, inner = given["params"], (*path, "params")
         place = path if isinstance(value, str) else (*path, "name")
-        checked = self.plugin("observers", "observer", name, place, given, inner)
-        return None if checked is None else ObserverSpec(name=checked[0], params=checked[1])
+        checked = self.plugin(kind, field.replace("_", " "), name, place, given, inner)
+        return None if checked is None else made(name=checked[0], params=checked[1])
 
     def plugin(
         self, kind: str, what: str, name: Any, place: JsonPath, given: Any, path: JsonPath
@@ -173,6 +181,8 @@ class SpecReader(Reader):
         if word is None:
             return None
         declared = self.declared(kind, word)
+        if declared is None:
+            return word, dict(given) if isinstance(given, dict) else {}
         known = self.mapping(given, path, declared, f"the parameters of '{word}'")
         params = {key: self._parameter(item, (*path, key), declared[key]) for key, item in known.items()}
         return word, {key: item for key, item in params.items() if item is not None}

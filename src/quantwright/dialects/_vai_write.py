@@ -127,10 +127,12 @@ def _vai_default(tensor: str, key: str) -> Any:
 def _is_layer(rule: Rule) -> bool:
     """Returns whether a rule can be a layer entry: one plain type or module path."""
     match = rule.match
-    if rule.exclude or match.function is not None or (match.type is None) == (match.name is None):
+    if rule.exclude or rule.include or rule.share is not None or match.pattern is not None:
+        return False
+    if match.function is not None or (match.type is None) == (match.name is None):
         return False
     text = match.type or match.name or ""
-    return not text.startswith("re:") and not any(mark in text for mark in "*?[")
+    return not text.startswith("re:") and not any(mark in text for mark in "*?[|")
 
 
 def _is_lost(rule: Rule) -> bool:
@@ -154,7 +156,8 @@ def _over(rule: Rule, role: Role, base: Mapping[Role, QuantSpec]) -> QuantSpec:
 
 
 def _unwritten(index: int, rule: Rule) -> Unmapped:
-    what = "excludes layers" if rule.exclude else f"matches by {rule.match}"
+    how = {"excludes layers": rule.exclude, "includes layers": rule.include, "shares a grid": rule.share is not None}
+    what = next((text for text, said in how.items() if said), f"matches by {rule.match}")
     message = f"the rule {what}, which the tool cannot say"
     return Unmapped(path=f"rules[{index}]", message=message, effect="the layers get the model's settings")
 

@@ -13,14 +13,17 @@ from quantwright.config.config import Calibration, Match, QuantConfig, RoleSpecs
 from quantwright.config.document import Document, JsonPath
 from quantwright.config.spec import ROLES, QuantSpec, Role
 from quantwright.dialects import Dialect
+from quantwright.dialects._native_pattern import plain_pattern, read_at, read_pattern
 from quantwright.dialects._native_spec import ROLE_KEYS, SpecReader
 
 TOP = ("version", "target", "default", "rules", "optimize", "refine", "calibration")
-RULE = ("match", "exclude", "if_unmatched", *ROLE_KEYS)
+RULE = ("match", "exclude", "include", "share", "if_unmatched", *ROLE_KEYS)
+_EFFECTS = (*ROLE_KEYS, "exclude", "include", "share")
+_WORDS = ("type", "name", "function")
 CALIBRATION = {
     "inputs": ("float", "quantized"),
     "batch_qparams": ("running", "batch"),
-    "modal_ties": ("larger_scale", "smaller_scale"),
+    "modal_ties": ("larger_scale", "smaller_scale", "first"),
 }
 
 
@@ -87,6 +90,8 @@ def _rule(reader: SpecReader, item: Any, path: JsonPath, number: int) -> Rule | 
         fix = "add match: {type: ...} or {name: ...} or {function: ...}"
         reader.add("missing_key", path, f"rule {number} has no 'match'", fix=fix)
     exclude = reader.flag(known["exclude"], (*path, "exclude")) if "exclude" in known else False
+    include = reader.flag(known["include"], (*path, "include")) if "include" in known else False
+    share = _share(reader, known["share"], (*path, "share"), match) if "share" in known else None
     words = ("error", "warn")
     soft = reader.word(known["if_unmatched"], (*path, "if_unmatched"), words, "value of 'if_unmatched'") \
         if "if_unmatched" in known else "error"  # fmt: skip
@@ -98,23 +103,49 @@ def _rule(reader: SpecReader, item: Any, path: JsonPath, number: int) -> Rule | 
             f"rule {number} excludes layers and also says how to quantize them",
             fix="keep one of them",
         )
-    elif isinstance(item, dict) and exclude is False and not any(key in known for key in ROLE_KEYS):
+    elif exclude and (include or share is not None):
+        word = "include" if include else "share"
+        reader.add("no_effect", (*path, word), f"rule {number} says 'exclude' and '{word}'", fix="keep one of them")
+    elif isinstance(item, dict) and exclude is False and not any(key in known for key in _EFFECTS):
         message = f"rule {number} changes nothing"
-        reader.add("no_effect", path, message, allowed=(*ROLE_KEYS, "exclude"), fix="say what it changes, or remove it")
+        reader.add("no_effect", path, message, allowed=_EFFECTS, fix="say what it changes, or remove it")
     if match is None or len(reader.problems.items) > count:
         return None
     source = reader.source(path, f"rule {number} ({match})")
     sources = {key: value.model_copy(update={"text": source.text}) for key, value in sources.items()}
-    return Rule(match=match, exclude=bool(exclude), if_unmatched=soft, source=source, field_sources=sources, **specs)
+    how: dict[str, Any] = {"exclude": bool(exclude), "include": bool(include), "share": share, "if_unmatched": soft}
+    return Rule(match=match, source=source, field_sources=sources, **how, **specs)
 
 
 def _match(reader: SpecReader, value: Any, path: JsonPath) -> Match | None:
     known = reader.mapping(value, path, tuple(Match.model_fields), "'match'")
     if isinstance(value, dict) and not value:
-        fix = "write type, name or function"
+        fix = "write type, name, function or pattern"
         reader.add("missing_key", path, "'match' is empty", allowed=tuple(Match.model_fields), fix=fix)
-    patterns = {key: reader.pattern(item, (*path, key)) for key, item in known.items()}
-    return Match(**patterns) if any(patterns.values()) else None
+    words = {key: reader.pattern(known[key], (*path, key)) for key in _WORDS if key in known}
+    place = read_pattern(reader, known["pattern"], (*path, "pattern")) if "pattern" in known else None
+    if "at" in known and "pattern" not in known:
+        fix = "add a pattern, or remove 'at'"
+        reader.add("no_effect", (*path, "at"), "'at' has no effect without a pattern", value=known["at"], fix=fix)
+        return None
+    at = read_at(reader, known["at"], (*path, "at"), place) if "at" in known and place is not None else None
+    if not any(words.values()) and place is None:
+        return None
+    return Match(**words, pattern=place, at=at)
+
+
+def _share(reader: SpecReader, value: Any, path: JsonPath, match: Match | None) -> str | None:
+    """Returns the place in the match's pattern whose grid the output uses."""
+    place = match.pattern if match is not None else None
+    if match is not None and place is None:
+        fix = "add match: {pattern: ...}; 'share' says a place in it"
+        reader.add("no_effect", path, "'share' has no effect without a pattern", value=value, fix=fix)
+        return None
+    found = read_at(reader, value, path, place) if place is not None else None
+    if found is not None and match is not None and found == (match.at or ""):
+        reader.add("no_effect", path, "the output would share its own grid", value=value, fix="name another place")
+        return None
+    return found
 
 
 def _calibration(reader: SpecReader, value: Any) -> Calibration:
@@ -165,9 +196,14 @@ def to_plain(config: QuantConfig) -> dict[str, Any]:
 
 
 def _plain_rule(rule: Rule) -> dict[str, Any]:
-    plain: dict[str, Any] = {"match": rule.match.model_dump(exclude_none=True)}
-    if rule.exclude:
-        plain["exclude"] = True
+    plain: dict[str, Any] = {"match": rule.match.model_dump(exclude_none=True, exclude={"pattern"})}
+    if rule.match.pattern is not None:
+        plain["match"]["pattern"] = plain_pattern(rule.match.pattern)
+    for word in ("exclude", "include"):
+        if getattr(rule, word):
+            plain[word] = True
+    if rule.share is not None:
+        plain["share"] = rule.share
     if rule.if_unmatched != "error":
         plain["if_unmatched"] = rule.if_unmatched
     return {**plain, **_plain_roles({role: rule.get(role) for role in ROLES})}

@@ -11,6 +11,7 @@ from torch import fx
 from quantwright.config import kinds
 from quantwright.graph import masks, ops
 from quantwright.graph.einsum import einsum_weight
+from quantwright.graph.params import params_of
 from quantwright.plan.facts import ModelFacts, NodeFacts, ParamFacts
 
 
@@ -88,6 +89,7 @@ def _facts(module: fx.GraphModule, node: fx.Node, inputs: tuple[str, ...], users
         constants=_constants(module, node, (weight, bias)),
         shape=ops.shape_of(node),
         is_float=ops.is_float(node),
+        params=params_of(node),
         keeps_grid=ops.keeps_grid(node),
     )
 

@@ -24,7 +24,8 @@ def choose_qparams(lo_G: Tensor, hi_G: Tensor, spec: QuantSpec, *, include_zero:
     grid, so 0.0 is exact and every runtime accepts it.
 
     Args:
-        spec: an integer format; ``symmetric``, ``scale``, ``narrow_range`` and ``min_scale`` are read.
+        spec: an integer format; ``symmetric``, ``scale``, ``exponent``, ``fit``, ``narrow_range`` and ``min_scale`` are
+            read.
         include_zero: False leaves an asymmetric range as it is (spec vai_q_pytorch 3.3); the zero point is clamped.
 
     Shapes:
@@ -38,10 +39,10 @@ def choose_qparams(lo_G: Tensor, hi_G: Tensor, spec: QuantSpec, *, include_zero:
     lo_G, hi_G = lo_G.double(), hi_G.double()
     if spec.symmetric is False:
         return _asymmetric(lo_G, hi_G, spec, include_zero)
-    if spec.scale == "power_of_two":
+    if spec.scale == "power_of_two" and spec.exponent in (None, "cover"):
         scale_G = torch.exp2(-fix_position(lo_G, hi_G, spec).double())
     else:
-        scale_G = _bounded(_amax(lo_G, hi_G, spec) / spec.qmax, spec)
+        scale_G = _stored(_bounded(_symmetric_step(lo_G, hi_G, spec), spec), spec)
     return QParams(scale=scale_G, zero_point=torch.zeros_like(scale_G, dtype=torch.int32))
 
 
@@ -71,6 +72,29 @@ def _position(step_G: Tensor, spec: QuantSpec) -> Tensor:
     return p_G.to(torch.int32)
 
 
+def _symmetric_step(lo_G: Tensor, hi_G: Tensor, spec: QuantSpec) -> Tensor:
+    """Returns the step of a symmetric grid for a range, by ``spec.fit``.
+
+    ``span`` is Quark's and MQBench's (specs quark 2, mqbench_sophgo 4), ``sides`` vai_q_tensorflow2's (4.3).
+    """
+    if spec.fit == "span":
+        return torch.maximum(-lo_G, hi_G).clamp(min=0.0) / ((spec.qmax - spec.qmin) / 2)
+    if spec.fit == "sides" and spec.signed:
+        return torch.maximum(lo_G / spec.qmin, hi_G / spec.qmax).clamp(min=0.0)
+    return _amax(lo_G, hi_G, spec) / spec.qmax
+
+
+def _stored(scale_G: Tensor, spec: QuantSpec) -> Tensor:
+    """Returns what may be stored as scale: a power of two near it (``QuantSpec.exponent``), or its narrower float."""
+    if spec.scale in ("float16", "bfloat16"):  # spec quark 1.6
+        return scale_G.to(getattr(torch, spec.scale)).double()
+    if spec.scale != "power_of_two":
+        return scale_G
+    exponent_G = torch.log2(scale_G.float().double())
+    rounded_G = {"nearest": torch.round, "ceil": torch.ceil, "floor": torch.floor}[spec.exponent or ""](exponent_G)
+    return _bounded(torch.exp2(rounded_G), spec)
+
+
 def _amax(lo_G: Tensor, hi_G: Tensor, spec: QuantSpec) -> Tensor:
     return torch.maximum(lo_G.abs(), hi_G.abs()) if spec.signed else hi_G.clamp(min=0.0)
 
@@ -91,9 +115,9 @@ def _asymmetric(lo_G: Tensor, hi_G: Tensor, spec: QuantSpec, include_zero: bool)
         if spec.granularity is not None and spec.granularity.kind == "per_channel":
             lo_G, hi_G = lo_G.float(), hi_G.float()  # as the tool does; per tensor it calculates in double
     step_G = ((hi_G - lo_G) / (spec.qmax - spec.qmin)).double()
-    if spec.scale == "power_of_two":
+    if spec.scale == "power_of_two" and spec.exponent in (None, "cover"):
         scale_G = torch.exp2(-_position(step_G.float(), spec).double())
     else:
-        scale_G = _bounded(step_G, spec)
+        scale_G = _stored(_bounded(step_G, spec), spec)
     zero_G = (spec.qmin - torch.round(lo_G / scale_G)).clamp(spec.qmin, spec.qmax)
     return QParams(scale=scale_G, zero_point=zero_G.to(torch.int32))

@@ -11,12 +11,14 @@ from quantwright.config.config import QuantConfig
 from quantwright.config.spec import FLOAT_FORMATS, Role
 from quantwright.plan.chain import Chained, Chains
 from quantwright.plan.checks import Legality
+from quantwright.plan.ends import Ends
 from quantwright.plan.facts import ModelFacts, NodeFacts
 from quantwright.plan.groups import Groups
 from quantwright.plan.match import Matches, rule_text
-from quantwright.plan.plan import Decision, Point, Relation
+from quantwright.plan.plan import Decision, Point, Reason, Relation
 from quantwright.targets import Target
 
+EXCLUDED = "excluded by"  # how the reason begins of what a rule leaves float
 _WHY = {  # kind -> what it is, for people
     "norm_part": "part of a normalization written by hand",
     "activation_part": "part of an activation function written by hand",
@@ -32,6 +34,8 @@ class Context:
 
     Attributes:
         excluded: node name -> the rule that leaves it float.
+        included: node name -> the rule that quantizes it whatever its kind.
+        ends: the first and last layers, where the target makes a difference.
         labels: node name -> how its points are called; unique.
         of_value: node name -> the decision about the value it produces.
         effect: (rule, role) pairs that changed something; ``exclude`` counts by its own name.
@@ -42,14 +46,17 @@ class Context:
     target: Target
     matches: Matches
     excluded: Mapping[str, int]
+    included: Mapping[str, int]
     chains: Chains
     groups: Groups
     legality: Legality
     labels: Mapping[str, str]
+    ends: Ends = field(default_factory=Ends)
     of_value: dict[str, Decision] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
+    shared: set[tuple[int, str]] = field(default_factory=set)  # (rule, node) whose output uses another one's grid
 
     def rules(self, *names: str) -> tuple[int, ...]:
         """Returns the rules that match any of these nodes, in rule order."""
@@ -67,7 +74,7 @@ class Context:
 
     def why_excluded(self, name: str) -> str:
         """Returns why an excluded node is float."""
-        return f"excluded by {self.rule_text(self.excluded[name])}"
+        return f"{EXCLUDED} {self.rule_text(self.excluded[name])}"
 
     def why_kind(self, node: NodeFacts) -> str:
         """Returns why an operation that the target does not quantize is float."""
@@ -91,8 +98,27 @@ class Context:
 
     def leave_float(self, point: Point, why: str, chained: Chained | None = None) -> Decision:
         """Returns the decision, now recorded, that a tensor stays float."""
-        reasons = chained.reasons if chained is not None else {}
+        reasons = chained.reasons if chained is not None else self._excluding(point, why)
         return self.record(Decision(point=point, spec=None, reasons=reasons, why_float=why))
+
+    def _excluding(self, point: Point, why: str) -> Mapping[str, tuple[Reason, ...]]:
+        """Returns the candidates for the format of a tensor that a rule leaves float: other rules, then that one."""
+        number = self.excluded.get(point.node)
+        if number is None or not why.startswith(EXCLUDED):
+            return {}
+        usual = self.chains.chain(point.role)
+        steps = list(usual.reasons["format"])
+        for other in self.rules(point.node):
+            part, source = self.config.rules[other].get(point.role), self.config.rules[other].source
+            if part is not None:
+                text = source.text or self.rule_text(other)
+                source = self.config.rules[other].field_sources.get(f"{point.role}.format", source)
+                steps.append(
+                    Reason(value=part.format or usual.spec.format, source=source.model_copy(update={"text": text}))
+                )
+        rule = self.config.rules[number]
+        text = rule.source.text or f"rule {number + 1} ({rule.match})"
+        return {"format": (*steps, Reason(value="float32", source=rule.source.model_copy(update={"text": text})))}
 
     def quantize(
         self, point: Point, chained: Chained, relation: Relation | None = None, redundant: bool = False

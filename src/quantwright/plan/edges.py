@@ -10,7 +10,7 @@ from quantwright.plan.plan import Decision, Point
 
 def edges(context: Context, node: NodeFacts) -> Decision | None:
     """Returns the decision about what ``node`` reads as its first input, after deciding its edge points."""
-    if context.groups.handling(node) != "compute" or not node.inputs:
+    if context.groups.handling(node) not in ("compute", "consume") or not node.inputs:
         return context.of_value.get(node.inputs[0]) if node.inputs else None
     steps = context.chains.steps(context.rules(node.name), "input")
     read: dict[str, Decision | None] = {}

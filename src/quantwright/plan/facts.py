@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class NodeFacts:
         masks: those of its inputs that it adds to the scores before a softmax.
         shape: output shape; the batch dimension is -1 when it is dynamic. () for nodes without one tensor output.
         is_float: whether the output is one floating-point tensor.
+        params: its arguments that are no tensors, by name (``stride``, ``dim``), and what its weight says of it
+            (``kernel_size``, ``in_channels``, ``out_features`` ...); plain values.
     """
 
     name: str
@@ -61,6 +64,7 @@ class NodeFacts:
     constants: tuple[ParamFacts, ...] = ()
     shape: tuple[int, ...] = ()
     is_float: bool = True
+    params: Mapping[str, Any] = field(default_factory=dict)
     keeps_grid: bool = False  # output values are a subset of its first input's (movement, max pool, zero pad, nearest)
 
     @property

@@ -64,14 +64,21 @@ class Groups:
     target: Target
     excluded: Collection[str]
     cast: Collection[str]
+    included: Collection[str] = ()
+    reads_float: Collection[str] = ()
     groups: list[Group] = field(default_factory=list)
     of_node: dict[str, Group] = field(default_factory=dict)
     readers: dict[str, int] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
 
     def handling(self, node: NodeFacts) -> Handling:
-        """Returns what happens to a node: what the target says, ``float`` when it is excluded."""
-        return "float" if node.name in self.excluded else self.target.handling(node.kind)
+        """Returns what happens to a node: what the target says, unless a rule excludes or includes it."""
+        if node.name in self.excluded:
+            return "float"
+        handling = self.target.handling(node.kind)
+        if node.kind in self.target.placement.layers_only and not is_torch_layer(node):
+            handling = "float"
+        return self.target.included if handling == "float" and node.name in self.included else handling
 
     def source(self, node: NodeFacts) -> Group | None:
         """Returns the group whose grid a sharing node passes on."""
@@ -85,7 +92,7 @@ class Groups:
             current = waiting.pop()
             for name in (user for member in current.members for user in self.facts.node(member).users):
                 node, its_group = self.facts.node(name), self.of_node.get(name)
-                if self.handling(node) in ("compute", "join"):
+                if self.handling(node) in ("compute", "consume", "join"):
                     found[name] = node
                 elif its_group is not None and its_group.handling == "share" and its_group.head not in seen:
                     seen.add(its_group.head)
@@ -99,6 +106,8 @@ def form_groups(
     excluded: Collection[str] = (),
     cast: Collection[str] = (),
     asked: Collection[str] = (),
+    included: Collection[str] = (),
+    reads_float: Collection[str] = (),
 ) -> Groups:
     """Returns the groups of a model, with what is decided about each.
 
@@ -106,8 +115,12 @@ def form_groups(
         excluded: nodes that rules leave float.
         cast: nodes whose output is cast to a float format; they stay alone.
         asked: nodes whose output a rule is about: it is quantized, also where the target would leave it float.
+        included: nodes that rules quantize although the target leaves their kind float.
+        reads_float: nodes that by a rule do not ask for what they read to be quantized.
     """
-    made = Groups(facts=facts, target=target, excluded=excluded, cast=cast)
+    made = Groups(
+        facts=facts, target=target, excluded=excluded, cast=cast, included=included, reads_float=reads_float
+    )
     made.order = {node.name: index for index, node in enumerate(facts.nodes)}
     ends = _hidden_ends(facts)
     for node in facts.nodes:
@@ -118,7 +131,7 @@ def form_groups(
         parent = made.of_node.get(node.inputs[0]) if node.inputs else None
         if parent is not None and _joins(made, node, parent):
             parent.members.append(node.name)
-            if node.kind not in kinds.MOVEMENT:
+            if node.kind not in kinds.MOVEMENT or node.kind in target.placement.hosts:
                 parent.host = node.name
             made.of_node[node.name] = parent
         else:
@@ -148,17 +161,34 @@ def _joins(made: Groups, node: NodeFacts, parent: Group) -> bool:
         return False
     if node.name in made.cast or parent.cast or parent.handling == "share":
         return False
-    if parent.excluded != (node.name in made.excluded):
+    if parent.excluded != (node.name in made.excluded) or not _may_follow(made, node):
         return False
     # the inputs of a concat with shared scales use the scale of its own output, not of what a clamp leaves of it
     return movement or parent.handling != "join" or made.target.join == "output"
+
+
+def _may_follow(made: Groups, node: NodeFacts) -> bool:
+    """Returns whether a tool that fuses ``node``'s kind fuses it with what it reads (``Placement.fuse_behind``)."""
+    behind = made.target.placement.fuse_behind.get(node.kind)
+    if behind is None:
+        return True
+    read = made.facts.node(node.inputs[0])
+    held = made.target.placement.layers_only
+    return read.kind in behind and (read.kind not in held or is_torch_layer(read))
+
+
+def is_torch_layer(node: NodeFacts) -> bool:
+    """Returns whether a layer of torch's own computes a node: not a function, nor a module of the user's."""
+    return bool(node.origins) and node.origins[0].module_type.startswith("torch.nn.")
 
 
 def _begin(made: Groups, node: NodeFacts) -> None:
     """Begins a group with ``node``."""
     handling = made.handling(node)
     if handling == "fuse":
-        handling = "share" if node.keeps_grid else "float"
+        alone: Handling = made.target.placement.alone.get(node.kind, "float")
+        alone = made.target.included if node.name in made.included else alone
+        handling = "share" if node.keeps_grid else alone
     if handling == "share" and not node.inputs:
         handling = "float"
     group = Group(
@@ -201,7 +231,7 @@ def _find_wanted(made: Groups) -> None:
     """Marks groups that something computing on integers reads, against execution order."""
     for node in reversed(made.facts.nodes):
         if _wants(made, node):
-            for name in node.inputs:
+            for name in _wanted_of(made, node):
                 group = made.of_node.get(name)
                 if group is None or group is made.of_node.get(node.name):
                     continue
@@ -209,10 +239,27 @@ def _find_wanted(made: Groups) -> None:
                     group.wanted = True
 
 
+def _wanted_of(made: Groups, node: NodeFacts) -> list[str]:
+    """Returns which operands of an operation that computes on integers are to be quantized for it (``Placement``)."""
+    place = made.target.placement
+    if node.name in made.included or made.handling(node) not in ("compute", "consume"):
+        return list(node.inputs)
+    if node.kind in place.tensors_only and len(node.inputs) < 2:
+        return []
+    read = {name: made.facts.node(name).kind for name in node.inputs}
+    if any(kind in place.passed_over.get(node.kind, ()) for kind in read.values()):
+        return []
+    return [name for name in node.inputs if (read[name], node.kind) not in place.unread]
+
+
 def _find_results(made: Groups, asked: Collection[str]) -> None:
-    """Marks groups that the target leaves float because the network returns them and nothing computes with them."""
+    """Marks what becomes of the network's results: always quantized, always float, or float where nothing computes."""
     ends = set(made.facts.outputs)
     for group in made.groups:
+        if group.members[-1] in ends and made.target.placement.results != "computed":
+            group.result = made.target.placement.results == "float"
+            group.active = group.active or not group.result
+            continue
         kind = made.facts.node(group.head).kind
         if kind in made.target.float_results and not group.wanted and group.members[-1] in ends:
             group.result = not any(name in asked for name in group.members)
@@ -227,7 +274,9 @@ def _can_be_wanted(made: Groups, node: NodeFacts, group: Group, name: str) -> bo
 def _wants(made: Groups, node: NodeFacts) -> bool:
     """Returns whether ``node`` reads its inputs as integers, or passes them to something that does."""
     handling, group = made.handling(node), made.of_node.get(node.name)
-    if handling == "compute":
+    if node.name in made.reads_float:
+        return False
+    if handling in ("compute", "consume"):
         return made.target.quantize_before_compute
     if node.name in made.cast:
         return False

@@ -13,8 +13,12 @@ What a rule's words mean, precisely:
     function  A kind (``cat``, ``input`` for the network's inputs), torch function (``torch.cat``, ``cat``,
               ``torch.nn.functional.relu``) or ATen operator (``aten.cat``, ``aten.cat.default``), or a glob over these.
 
+    pattern   A place in the graph (``plan/patterns.py``); the rule is about its head, or the part that ``at`` says.
+
+Alternatives are separated by ``|``: ``Conv2d|Linear``; everything after ``re:`` is one regular expression.
+
 All given words must hold for the same origin of a node; a node that passes merged keeps several origins, and one that
-fits is enough. Patterns are looked up in tables of distinct words, never node by node.
+fits is enough; beside a pattern they are about its head. Words are looked up in tables, never node by node.
 """
 
 from __future__ import annotations
@@ -26,9 +30,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from quantwright.config.config import Match, Rule
+from quantwright.config.config import Match, Pattern, Rule
 from quantwright.errors import Problem
 from quantwright.plan.facts import ModelFacts, NodeFacts, Origin
+from quantwright.plan.patterns import Patterns, Place
 
 _GLOB = re.compile(r"[*?\[]")
 _LITERAL = re.compile(r"\[[^\]]*\]|[*?]")
@@ -47,12 +52,14 @@ class Matches:
     Attributes:
         of_rule: per rule, the matched node names in execution order.
         of_node: node name -> indices of the rules that match it, in rule order.
+        shares: rule -> pairs of nodes, of which the first uses the grid of the second (``Rule.share``).
         problems: one for every rule that matches nothing and may not.
         warnings: the same for rules that may.
     """
 
     of_rule: tuple[tuple[str, ...], ...]
     of_node: Mapping[str, tuple[int, ...]]
+    shares: Mapping[int, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -64,11 +71,15 @@ def match_rules(rules: Sequence[Rule], facts: ModelFacts) -> Matches:
     warnings: list[str] = []
     of_rule: list[tuple[str, ...]] = []
     of_node: dict[str, list[int]] = defaultdict(list)
+    shares: dict[int, tuple[tuple[str, str], ...]] = {}
     for number, rule in enumerate(rules):
-        fault = _bad_regex(rule.match.name)
+        fault = _bad_regex(rule.match)
         of_rule.append(() if fault else index.nodes(rule.match))
         for name in of_rule[-1]:
             of_node[name].append(number)
+        if rule.share is not None and not fault:
+            way = rule.match.at or ""
+            shares[number] = tuple((place[way], place[rule.share]) for place in index.places(rule.match))
         if fault:
             problems.append(rule_problem("regex", number, rule, fault, "correct the text after 're:'"))
             continue
@@ -82,6 +93,7 @@ def match_rules(rules: Sequence[Rule], facts: ModelFacts) -> Matches:
     return Matches(
         of_rule=tuple(of_rule),
         of_node={name: tuple(numbers) for name, numbers in of_node.items()},
+        shares=shares,
         problems=tuple(problems),
         warnings=tuple(warnings),
     )
@@ -108,13 +120,23 @@ def rule_problem(code: str, number: int, rule: Rule, message: str, fix: str | No
     )
 
 
-def _bad_regex(name: str | None) -> str | None:
-    """Returns what is wrong with the regular expression of a name, or None."""
-    try:
-        re.compile((name or "").removeprefix("re:") if (name or "").startswith("re:") else "")
-    except (re.error, RecursionError, OverflowError) as error:
-        return f"has no regular expression after 're:': {error}"
-    return None
+def _bad_regex(match: Match | Pattern) -> str | None:
+    """Returns what is wrong with a regular expression of a match or of its pattern, or None."""
+    values = [value for value in match.params.values() if isinstance(value, str)] if isinstance(match, Pattern) else []
+    for text in (match.type, match.name, match.function, *values):
+        try:
+            re.compile((text or "").removeprefix("re:") if (text or "").startswith("re:") else "")
+        except (re.error, RecursionError, OverflowError) as error:
+            return f"has no regular expression after 're:': {error}"
+    inner = match.inputs or () if isinstance(match, Pattern) else ((match.pattern,) if match.pattern else ())
+    return next((fault for fault in map(_bad_regex, inner) if fault), None)
+
+
+def alternatives(pattern: str) -> list[str]:
+    """Returns the alternatives of a word: ``Conv2d|Linear`` is two; a regular expression is one."""
+    if pattern.startswith("re:") or "|" not in pattern:
+        return [pattern]
+    return [word.strip() for word in pattern.split("|") if word.strip()]
 
 
 def spellings(module_type: str) -> tuple[str, ...]:
@@ -135,7 +157,8 @@ class _Index:
     paths: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     nodes_by_name: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     functions: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
-    cache: dict[Match, tuple[str, ...]] = field(default_factory=dict)
+    cache: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    patterns: Patterns | None = None
     modules: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)  # (condition, word) -> (path, type)
     words: dict[str, list[str]] = field(default_factory=dict)  # condition -> words that would have matched, sorted
 
@@ -147,6 +170,10 @@ class _Index:
                 continue
             for origin in node.origins or (_NO_ORIGIN,):
                 index._add(number, node, origin)
+        own: dict[str, list[int]] = defaultdict(list)
+        for at, number in enumerate(index.node_of):
+            own[index.names[number]].append(at)
+        index.patterns = Patterns(facts=facts, find=index.find, origins=own)
         return index
 
     def _add(self, number: int, node: NodeFacts, origin: Origin) -> None:
@@ -163,16 +190,34 @@ class _Index:
 
     def nodes(self, match: Match) -> tuple[str, ...]:
         """Returns the names of the nodes a match is about, in execution order."""
-        if match not in self.cache:
-            found = set.intersection(*(self.find(key, pattern) for key, pattern in _conditions(match)))
-            self.cache[match] = tuple(self.names[i] for i in sorted({self.node_of[at] for at in found}))
-        return self.cache[match]
+        key = repr(match)
+        if key not in self.cache:
+            if match.pattern is not None:
+                names = {place[match.at or ""] for place in self.places(match)}
+                self.cache[key] = tuple(name for name in self.names if name in names)
+            else:
+                found = self.fitting(match)
+                self.cache[key] = tuple(self.names[i] for i in sorted({self.node_of[at] for at in found}))
+        return self.cache[key]
+
+    def fitting(self, match: Match) -> set[int]:
+        """Returns the origins that fit all words of a match."""
+        return set.intersection(*(self.find(key, pattern) for key, pattern in _conditions(match)))
+
+    def places(self, match: Match) -> list[Place]:
+        """Returns the places of a match's pattern whose head fits its words too."""
+        if match.pattern is None or self.patterns is None:
+            return []
+        places = self.patterns.places(match.pattern)
+        if not _conditions(match):
+            return places
+        heads = {self.names[self.node_of[at]] for at in self.fitting(match)}
+        return [place for place in places if place[""] in heads]
 
     def find(self, key: str, pattern: str) -> set[int]:
-        """Returns the origins that fit one condition: ``type``, ``name`` or ``function``."""
-        if key == "type":
-            return self.by_type(pattern)
-        return self.by_name(pattern) if key == "name" else self.by_function(pattern)
+        """Returns the origins that fit one condition (``type``, ``name``, ``function``) by one of its alternatives."""
+        look = {"type": self.by_type, "name": self.by_name, "function": self.by_function}[key]
+        return set().union(*(look(word) for word in alternatives(pattern)))
 
     def by_type(self, pattern: str) -> set[int]:
         test = _tester(pattern)
@@ -190,7 +235,7 @@ class _Index:
         return found | _glob(pattern, self.nodes_by_name)
 
     def by_function(self, pattern: str) -> set[int]:
-        test = _tester(_plain_function(pattern))
+        test = _tester(pattern if pattern.startswith("re:") else _plain_function(pattern))
         return _union(self.functions, filter(test, self.functions))
 
 
@@ -217,7 +262,10 @@ def _plain_function(text: str) -> str:
 
 
 def _tester(pattern: str) -> Callable[[str], bool]:
-    """Returns the test of a word against a pattern: equal, or fitting the glob."""
+    """Returns the test of a word against a pattern: equal, fitting the glob, or matching what follows ``re:``."""
+    if pattern.startswith("re:"):
+        regex = re.compile(pattern[3:])
+        return lambda word: regex.fullmatch(word) is not None
     if not _GLOB.search(pattern):
         return pattern.__eq__
     whole = re.compile(fnmatch.translate(pattern)).match
@@ -246,7 +294,10 @@ def _conditions(match: Match) -> list[tuple[str, str]]:
 
 def _unmatched(rule: Rule, facts: ModelFacts, index: _Index, near: bool) -> tuple[str, str | None]:
     """Returns what is wrong with a rule that matches no node, and what to do about it."""
-    for key, pattern in _conditions(rule.match):
+    conditions = _conditions(rule.match)
+    if rule.match.pattern is not None:
+        conditions += _pattern_words(rule.match.pattern)
+    for key, pattern in conditions:
         if index.find(key, pattern):
             continue
         gone = _gone(key, pattern, facts, index)
@@ -259,7 +310,16 @@ def _unmatched(rule: Rule, facts: ModelFacts, index: _Index, near: bool) -> tupl
         if misses:
             return "matches no operation of the model", f"did you mean {' or '.join(misses)}?"
         return "matches no operation of the model", f"the model has, for example: {', '.join(words[:8])}"
+    if rule.match.pattern is not None:
+        message = "matches no place of the model: each word of the pattern fits some operations, but not together"
+        return message, "compare it with `quantwright explain`: the order and number of inputs, params, other readers"
     return "matches no operation: each condition fits some, but none fits all at once", "drop one of the conditions"
+
+
+def _pattern_words(pattern: Pattern) -> list[tuple[str, str]]:
+    """Returns the words of a pattern and of everything inside it."""
+    own = [(key, getattr(pattern, key)) for key in ("type", "name", "function") if getattr(pattern, key) is not None]
+    return own + [word for part in pattern.inputs or () for word in _pattern_words(part)]
 
 
 def _gone(key: str, pattern: str, facts: ModelFacts, index: _Index) -> str | None:

@@ -9,6 +9,7 @@ from quantwright.config.spec import Granularity, Role
 from quantwright.plan.chain import Chained
 from quantwright.plan.context import Context, fill_axis, float_format
 from quantwright.plan.facts import NodeFacts, ParamFacts
+from quantwright.plan.groups import is_torch_layer
 from quantwright.plan.plan import Decision, Point, ProductOf
 
 
@@ -98,15 +99,25 @@ class Parameters:
             if reader.name in context.excluded:
                 shared = "" if reader is node else f" (shared with '{context.labels[reader.name]}')"
                 return context.why_excluded(reader.name) + shared
-        if not any(reader.kind in context.target.parameters for reader in readers):
+        if not any(self._quantizes(reader) for reader in readers):
             return context.why_kind(node)
         return None
+
+    def _quantizes(self, reader: NodeFacts) -> bool:
+        """Returns whether an operation wants its parameters quantized: by its kind, or because a rule includes it."""
+        if reader.name in self.context.included:
+            return True
+        held = self.context.target.placement.layers_only
+        return reader.kind in self.context.target.parameters and (reader.kind not in held or is_torch_layer(reader))
 
     def _chain(self, role: Role, parameter: ParamFacts) -> Chained:
         """Returns the spec of a parameter; of several operations that share it the last one decides."""
         context = self.context
-        readers = [r for r in self._readers[parameter.name] if r.kind in context.target.parameters]
-        chains = [context.chains.chain(role, context.chains.steps(context.rules(r.name), role)) for r in readers]
+        readers = [r for r in self._readers[parameter.name] if self._quantizes(r)]
+        chains = [
+            context.ends.chain(context.chains, role, context.chains.steps(context.rules(r.name), role), (r.name,))
+            for r in readers
+        ]
         if any(chained.spec != chains[-1].spec for chained in chains):
             names = ", ".join(f"'{context.labels[reader.name]}'" for reader in readers)
             last = context.labels[readers[-1].name]

@@ -8,16 +8,19 @@ done (checks).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from quantwright.config import kinds
 from quantwright.config.config import QuantConfig, Rule
 from quantwright.config.spec import FLOAT_FORMATS, ROLES, Role
 from quantwright.errors import Problem, Problems
+from quantwright.plan.available import unavailable
 from quantwright.plan.chain import Chains
 from quantwright.plan.checks import Legality
 from quantwright.plan.context import Context, is_cast, unique_labels
 from quantwright.plan.edges import edges
-from quantwright.plan.facts import ModelFacts
+from quantwright.plan.ends import Ends
+from quantwright.plan.facts import ModelFacts, NodeFacts
 from quantwright.plan.groups import form_groups
 from quantwright.plan.match import Matches, match_rules, rule_problem
 from quantwright.plan.parameters import Parameters
@@ -48,21 +51,20 @@ def resolve(config: QuantConfig, facts: ModelFacts, target: Target) -> Plan:
     for problem in (*matches.problems, *without_effect, *context.legality.problems()):
         problems.add(problem)
     problems.raise_if_any()
-    return Plan(
+    plan = Plan(
         model=facts.name,
         target=target.name,
         decisions=tuple(context.decisions),
         notes=(*config.notes, *context.notes),
         warnings=(*matches.warnings, *warnings),
     )
+    steps = target.optimize if config.optimize is None else config.optimize
+    later = tuple(problem.message for problem in unavailable(config, plan, steps))
+    return replace(plan, warnings=(*plan.warnings, *later)) if later else plan
 
 
 def _context(config: QuantConfig, facts: ModelFacts, target: Target, matches: Matches) -> Context:
-    excluded: dict[str, int] = {}
-    for number, rule in enumerate(config.rules):
-        if rule.exclude:
-            for name in matches.of_rule[number]:
-                excluded.setdefault(name, number)
+    excluded, included = _excluded(config, matches)
     chains = Chains(config=config, target=target)
     cast = _cast_nodes(config, facts, target, matches, excluded, chains)
     chains.used.clear()
@@ -72,11 +74,29 @@ def _context(config: QuantConfig, facts: ModelFacts, target: Target, matches: Ma
         target=target,
         matches=matches,
         excluded=excluded,
+        included=included,
         chains=chains,
-        groups=form_groups(facts, target, excluded, cast, _asked_outputs(config, matches)),
+        groups=form_groups(
+            facts, target, excluded, cast, _asked_outputs(config, matches), included,
+            _reading_float(config, matches, chains),
+        ),
         legality=Legality(target=target),
         labels=unique_labels(facts),
+        ends=Ends.of(facts, target),
     )
+
+
+def _excluded(config: QuantConfig, matches: Matches) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns which rule excludes and which includes a node; of both the later one counts."""
+    excluded: dict[str, int] = {}
+    included: dict[str, int] = {}
+    for number, rule in enumerate(config.rules):
+        if rule.exclude or rule.include:
+            mine, other = (excluded, included) if rule.exclude else (included, excluded)
+            for name in matches.of_rule[number]:
+                other.pop(name, None)
+                mine.setdefault(name, number)
+    return excluded, included
 
 
 def _asked_outputs(config: QuantConfig, matches: Matches) -> set[str]:
@@ -86,6 +106,17 @@ def _asked_outputs(config: QuantConfig, matches: Matches) -> set[str]:
         for number, rule in enumerate(config.rules)
         if rule.output is not None
         for name in matches.of_rule[number]
+    }
+
+
+def _reading_float(config: QuantConfig, matches: Matches, chains: Chains) -> set[str]:
+    """Returns the nodes that do not ask for what they read to be quantized: a rule says ``input: float32``."""
+    asked = [n for n, rule in enumerate(config.rules) if rule.input is not None and rule.input.format == "float32"]
+    names = {name for number in asked for name in matches.of_rule[number]}
+    return {
+        name
+        for name in names
+        if chains.chain("input", chains.steps(matches.of_node[name], "input")).spec.format == "float32"
     }
 
 
@@ -126,9 +157,14 @@ def _without_effect(context: Context) -> tuple[list[Problem], list[str]]:
             if not any(_quantizable(context, name) for name in names):
                 warnings.append(f"{context.rule_text(number)} excludes operations that are float anyway")
             continue
+        effect = _includes(context, number, names) or any(pair[0] == number for pair in context.shared)
         asked = [role for role in ROLES if rule.get(role) is not None]
+        if rule.include and not effect:
+            warnings.append(f"{context.rule_text(number)} includes operations that are quantized anyway")
+        if not asked and (effect or rule.include):
+            continue
         idle = [role for role in asked if (number, role) not in context.chains.used]
-        if len(idle) == len(asked):
+        if len(idle) == len(asked) and not effect:
             message, fix = _no_effect(context, rule, names, idle)
             if rule.if_unmatched == "warn":
                 warnings.append(f"{context.rule_text(number)} {message}; ignored")
@@ -144,6 +180,8 @@ def _without_effect(context: Context) -> tuple[list[Problem], list[str]]:
 
 def _no_effect(context: Context, rule: Rule, names: tuple[str, ...], idle: list[Role]) -> tuple[str, str]:
     """Returns what to say about a rule that changes nothing, and the fix."""
+    if rule.share is not None and not idle:
+        return "has no effect: not both of the outputs are on a grid", "match operations whose outputs are quantized"
     if not idle:
         return "sets nothing", "say what it changes, or remove it"
     shown = ", ".join(f"'{context.labels[name]}'" for name in names[:3]) + (" ..." if len(names) > 3 else "")
@@ -154,6 +192,20 @@ def _no_effect(context: Context, rule: Rule, names: tuple[str, ...], idle: list[
     found = sorted({context.facts.node(name).kind for name in names})
     fix = f"on target {context.target.name} {', '.join(found[:4])} has no {what} of its own to set; match another layer"
     return f"has no effect: it sets {what}, and none of {shown} has one that is quantized by its own", fix
+
+
+def _includes(context: Context, number: int, names: tuple[str, ...]) -> bool:
+    """Returns whether a rule includes something that the target would leave float, or an earlier rule excluded."""
+    kept = [context.facts.node(name) for name in names if context.included.get(name) == number]
+    return any(not _handled(context, node) for node in kept) or any(
+        rule.exclude and set(context.matches.of_rule[earlier]) & {node.name for node in kept}
+        for earlier, rule in enumerate(context.config.rules[:number])
+        if kept
+    )
+
+
+def _handled(context: Context, node: NodeFacts) -> bool:
+    return context.target.handling(node.kind) not in ("float", "fuse") or node.kind == kinds.INPUT
 
 
 def _quantizable(context: Context, name: str) -> bool:

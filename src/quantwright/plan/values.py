@@ -50,20 +50,26 @@ class Values:
             if group.quantized and (group.cast or group.handling != "share"):
                 self._specs[group.head] = self._spec(group)
         self._bind_joins()
+        self._bind_shares()
 
     # -- specs --------------------------------------------------------------------------------------------------
     def _spec(self, group: Group) -> Chained:
         """Returns the spec of a group that is quantized."""
         context = self.context
         own = context.rules(*group.members)
-        if group.handling in ("compute", "join") or group.cast:
+        if group.handling in ("compute", "consume", "join") or group.cast:
             steps = context.chains.steps(own, "output")
             self._note_disagreement(group, [number for number, _ in steps])
-            chained = context.chains.chain("output", steps)
+            chained = context.ends.chain(context.chains, "output", steps, self._readers(group))
         else:
-            chained = context.chains.chain("input", self._input_steps(group, own))
+            steps = self._input_steps(group, own)
+            chained = context.ends.chain(context.chains, "input", steps, self._readers(group))
         chained = self._signs.choose(group.head, group.host, chained)
         return self._axis(chained, context.facts.node(group.host))
+
+    def _readers(self, group: Group) -> list[str]:
+        """Returns the names of what computes on a group's value, where the target makes a difference for the ends."""
+        return [node.name for node in self.context.groups.consumers(group)] if self.context.ends.layers else []
 
     def _input_steps(self, group: Group, own: Sequence[int]) -> Steps:
         """Returns the steps of a value produced in float: rules on all its consumers, and rules on its producer."""
@@ -129,6 +135,18 @@ class Values:
             return
         self._bound[root.head] = (join.head, f"concatenated by '{label}'")
 
+    def _bind_shares(self) -> None:
+        """Binds outputs to the grid of another output of the same place, where rules say so (``Rule.share``)."""
+        for number, pairs in self.context.matches.shares.items():
+            for name, other in pairs:
+                mine, theirs = self._root(name), self._root(other)
+                if mine is None or theirs is None or {mine.head, theirs.head} - self._specs.keys():
+                    continue
+                if mine.head in (theirs.head, self._followed(theirs.head)) or mine.head in self._bound:
+                    continue
+                self._bound[mine.head] = (theirs.head, f"shared by {self.context.rule_text(number)}")
+                self.context.shared.add((number, name))
+
     def _root(self, name: str) -> Group | None:
         """Returns the group whose grid a value is on, looking through sharing groups."""
         group = self.context.groups.of_node.get(name)
@@ -171,7 +189,7 @@ class Values:
         why = float_format(chained)
         if why:
             return context.leave_float(point, why, chained)
-        if group.handling not in ("compute", "join") and not group.cast:
+        if group.handling not in ("compute", "consume", "join") and not group.cast:
             point = Point(name=point.name, role="input", node=point.node, tensor=point.tensor)
         if group.head in self._bound:
             follows, why = self._bound[group.head]
@@ -224,6 +242,8 @@ class Values:
             return "a constant that no quantized operation reads"
         if group.handling == "join":
             return "joins values that are float"
+        if group.handling in ("compute", "consume"):
+            return "nothing reads it as integers"
         if context.target.handling(head.kind) == "fuse":
             return f"{head.kind} follows nothing it could be quantized with, and no quantized operation reads it"
         return context.why_kind(head) + ("" if group.wanted else "; no quantized operation reads it")

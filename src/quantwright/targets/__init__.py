@@ -13,9 +13,10 @@ from typing import Literal
 from quantwright.config.config import Calibration, RoleSpecs, Step
 from quantwright.config.spec import QuantSpec, Role
 
-Handling = Literal["compute", "fuse", "share", "join", "float"]
+Handling = Literal["compute", "consume", "fuse", "share", "join", "float"]
 """What happens to the output of a kind of operation:
 ``compute``  inputs, parameters and output are quantized, the output with a range of its own;
+``consume``  inputs and parameters are quantized; the output only where something reads it so;
 ``fuse``     joins the operation before it when that one has no other reader: the pair is quantized once, at its end;
              standing alone it behaves as ``share`` when it keeps the grid and as ``float`` when it does not;
 ``share``    the output uses the QParams of the first input (data movement, max pool);
@@ -66,6 +67,34 @@ Check = Callable[[QuantSpec, Role, str], "str | None"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Returns where a tool puts quantizers, as far as the handling of a kind does not say it.
+
+    Attributes:
+        layers_only: kinds that count only where one of torch's own layers computes them; as a function they are float.
+        fuse_behind: a kind handled ``fuse`` -> the kinds it joins; a kind that is not listed joins any.
+        alone: a kind handled ``fuse`` -> its handling where it has joined nothing.
+        hosts: kinds of data movement handled ``fuse`` behind which their group is quantized (else: before them).
+        unread: (kind, kind of a reader): the reader does not ask for such an operand to be quantized.
+        passed_over: a kind of reader -> kinds; one that reads any of these asks for none of its operands.
+        tensors_only: kinds that ask for nothing when they read one tensor and a number (``x * 0.5``).
+        results: what the network returns is quantized like any other value (``computed``), always, or never (``float``).
+        end_bits: width of the weights of layers that read an input of the network or compute its result, and of what
+            those layers read, where no rule says otherwise; 0: as everywhere.
+    """
+
+    layers_only: tuple[str, ...] = ()
+    fuse_behind: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    alone: Mapping[str, Handling] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
+    unread: tuple[tuple[str, str], ...] = ()
+    passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tensors_only: tuple[str, ...] = ()
+    results: Literal["computed", "quantized", "float"] = "computed"
+    end_bits: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """Returns everything the plan needs to know about a device.
 
@@ -83,6 +112,7 @@ class Target:
             integers with it: the kernel gives its sums as they are.
         sign: ``fixed``, or ``by_range``: where a config asks for a symmetric activation and leaves its format open, a
             value that cannot be negative is unsigned and every other one signed.
+        placement: where quantizers go, beyond the handling of kinds.
     """
 
     name: str
@@ -99,7 +129,13 @@ class Target:
     kernels: Kernels = field(default_factory=Kernels)
     float_results: tuple[str, ...] = ()
     sign: Literal["fixed", "by_range"] = "fixed"
+    placement: Placement = field(default_factory=Placement)
 
     def handling(self, kind: str) -> Handling:
         """Returns what happens to ``kind``."""
         return self.kinds.get(kind, "float")
+
+    @property
+    def included(self) -> Handling:
+        """Returns what happens to an operation that is quantized only because a rule includes it."""
+        return "consume" if "consume" in self.kinds.values() else "compute"
