@@ -1,7 +1,7 @@
 # make demo   quantize a trained network with two configurations and print the accuracy table
 # make test   everything that must pass: ruff, mypy, pytest
 # make reference   docs/reference/ from docstrings, after one of them changed
-# make venv   only the virtual environment; repeated only when pyproject.toml or constraints.txt change
+# make venv   only the virtual environment; repeated only when what it is made from changes
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -35,7 +35,7 @@ reference: $(STAMP)
 
 venv: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py src/quantwright/observers/_native.c constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "Quantwright needs Python 3.10 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
 	  echo "Name another one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }

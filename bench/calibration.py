@@ -174,10 +174,21 @@ def main() -> None:
     show(best, memory, options)
 
 
+def kernels() -> str:
+    """Returns a line that says which fast kernels are in use here."""
+    from quantwright.observers import _kernel
+    from quantwright.simulate.integer import is_exact
+
+    counting = "native kernel" if _kernel.library() else "torch (the native kernel was not built)"
+    products = "8-bit integer kernels" if is_exact() else "float32 kernels (no exact 8-bit ones here)"
+    return f"histograms and extremes: {counting}; simulated products: {products}"
+
+
 def show(best: dict[str, tuple[float, float]], memory: dict[str, float], options: argparse.Namespace) -> None:
     """Prints the table."""
     wall, processor = best["float"]
     print(f"float forward: {wall:.3f} s, {processor:.3f} processor s; {options.batches} x {options.size} images")
+    print(kernels())
     print(f"{'':28} {'time':>6} {'cpu':>6} {'bar':>6}  {'memory':>6} {'bar':>6}")
     for name, (seconds, cpu_seconds) in best.items():
         bar = f"{BARS[name]:6.2f}" if name in BARS else " " * 6

@@ -11,8 +11,7 @@ import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,36 +19,10 @@ from torch import Tensor
 from quantwright.config.spec import QuantSpec
 from quantwright.errors import InputError, StateError
 from quantwright.numerics.qparams import QParams
-from quantwright.observers import Observer, check_groups, extent, nothing_observed, observer_name
+from quantwright.observers import Observer, _kernel, check_groups, extent, nothing_observed, observer_name
+from quantwright.observers._by_torch import Side, count_by_torch
 
-Side = Literal["size", "positive", "both"]
-"""What is counted: |x|; x with everything below zero as zero; or both sides."""
-
-_PIECE = 1 << 17  # elements binned at a time: fits the cache, and no full-size temporary is made
 _LOWEST_EXPONENT = -100  # values below 2**-100 are zero to us; keeps every factor a normal float32
-
-
-_COPIES = 4  # neighbours are counted apart: a count that is raised again at once has to wait for itself
-_FEW = 1 << 14  # bins whose copies still fit the cache
-_BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
-
-
-def _copies(piece_RN: Tensor, columns: int) -> int:
-    """Returns into how many copies of its bins a piece is counted: more than one for a long row and few bins."""
-    long = piece_RN.shape[0] == 1 and piece_RN.shape[1] >= _PIECE // 2
-    return _COPIES if long and columns <= _FEW else 1
-
-
-@lru_cache(maxsize=8)
-def _starts(rows: int, copies: int, columns: int, zero: int, device: torch.device) -> Tensor:
-    """Returns where bin 0 of each element's counts stands: rows one after the other, or the copies of one row in turn.
-
-    Shapes:
-        [R, 1], or [1, _PIECE] for copies. int32.
-    """
-    order = torch.arange(_PIECE if copies > 1 else rows, dtype=torch.int32, device=device)
-    starts = (order % copies if copies > 1 else order) * columns + zero
-    return starts.unsqueeze(0) if copies > 1 else starts.unsqueeze(1)
 
 
 class Streaming:
@@ -74,6 +47,7 @@ class Streaming:
         self.exponent_G = torch.full((groups,), _LOWEST_EXPONENT, dtype=torch.int64)
         self.low_G = torch.full((groups,), math.inf, dtype=torch.float64)
         self.high_G = torch.full((groups,), -math.inf, dtype=torch.float64)
+        self._set_exponent(self.exponent_G)
 
     @property
     def first(self) -> int:
@@ -85,49 +59,45 @@ class Streaming:
         """Returns the width of a bin, float64."""
         return torch.exp2(self.exponent_G.double()) / self.half
 
-    def add(self, x_GN: Tensor, extremes: tuple[Tensor, Tensor] | None = None) -> None:
-        """Counts one batch.
-
-        Args:
-            extremes: ``observers.extent(x_GN)``, when it is known.
+    def add(self, x_GN: Tensor) -> tuple[Tensor, Tensor]:
+        """Counts one batch and returns its extremes: ``observers.extent(x_GN)``, on the CPU.
 
         Raises:
             DataError: see ``observers.extent``; or another number of groups.
         """
-        low_G, high_G = (part.cpu() for part in extremes or extent(x_GN))
+        extremes = self._add_at_once(x_GN)
+        if extremes is not None:
+            return extremes
+        low_G, high_G = (part.cpu() for part in extent(x_GN))
         check_groups(self.low_G.numel(), low_G.numel())
         self._widen(low_G, high_G)
-        dtype = torch.float64 if x_GN.dtype == torch.float64 else torch.float32
-        factor_G1 = self.width_G.reciprocal().to(dtype).unsqueeze(1).to(x_GN.device)
-        negative = bool((low_G < 0).any())
-        rows = max(1, _PIECE // x_GN.shape[1])
-        for top in range(0, x_GN.shape[0], rows):
-            counts_RK = torch.zeros_like(self.counts_GK[top : top + rows], device=x_GN.device)
-            for piece in torch.split(x_GN[top : top + rows], _PIECE, dim=1):
-                counts_RK += self._count(piece.to(dtype), factor_G1[top : top + rows], negative)
-            self.counts_GK[top : top + rows] += counts_RK.cpu()
-
-    def _count(self, piece_RN: Tensor, factor_R1: Tensor, negative: bool) -> Tensor:
-        """Returns the counts of some rows: [R, K].
-
-        Args:
-            negative: whether there may be numbers below zero.
-        """
-        if negative and self.side == "positive":
-            scaled_RN = piece_RN.clamp(min=0.0).mul_(factor_R1)
-        elif negative:
-            scaled_RN = piece_RN.abs().mul_(factor_R1)
+        counted = self._scan(x_GN)
+        if counted is not None:
+            self.counts_GK += counted[0]
         else:
-            scaled_RN = piece_RN * factor_R1
-        index_RN = scaled_RN.to(torch.int32)  # toward zero
-        if negative and self.side == "both":  # -0.0 + 0.0 is 0.0; the sign spread over all bits turns k into -1 - k
-            bits_RN = torch.add(piece_RN, 0.0, out=scaled_RN).view(_BITS[piece_RN.dtype])
-            index_RN ^= bits_RN.bitwise_right_shift_(8 * piece_RN.element_size() - 1).to(torch.int32)
-        rows, columns = len(piece_RN), self.counts_GK.shape[1]
-        copies = _copies(piece_RN, columns)
-        index_RN += _starts(rows, copies, columns, -self.first, piece_RN.device)[:, : piece_RN.shape[1]]
-        counts = torch.bincount(index_RN.reshape(-1), minlength=copies * rows * columns)
-        return counts.reshape(copies, rows, columns).sum(0)
+            negative = bool((low_G < 0).any())
+            self.counts_GK += count_by_torch(x_GN, self.width_G, self.side, self.counts_GK.shape[1], negative)
+        return low_G, high_G
+
+    def _add_at_once(self, x_GN: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Returns the extremes of a batch, counted in the bins there are; None, and nothing counted, if it needs wider.
+
+        Every batch but the first few fits, and is read once instead of twice.
+        """
+        if self.low_G.numel() != x_GN.shape[0] or not self._started:
+            return None
+        counted = self._scan(x_GN)
+        if counted is None:
+            return None
+        counts_GK, low_G, high_G = counted
+        if not (bool((high_G < self._limit_G).all()) and bool((low_G > self._lowest_G).all())):  # or NaN
+            return None
+        self.low_G, self.high_G = torch.minimum(self.low_G, low_G), torch.maximum(self.high_G, high_G)
+        self.counts_GK += counts_GK
+        return low_G, high_G
+
+    def _scan(self, x_GN: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        return _kernel.count(x_GN, self._factor_G, self.side, self.counts_GK.shape[1])
 
     def _widen(self, low_G: Tensor, high_G: Tensor) -> None:
         """Makes the histogram cover a range: merges bins in pairs until it does."""
@@ -142,14 +112,23 @@ class Streaming:
             bins_K = torch.arange(self.counts_GK.shape[1]) + self.first
             target_GK = (bins_K >> doublings_G1) - self.first
             self.counts_GK = torch.zeros_like(self.counts_GK).scatter_add_(1, target_GK, self.counts_GK)
+            self._set_exponent(exponent_G)
+
+    def _set_exponent(self, exponent_G: Tensor) -> None:
+        """Sets the width of the bins, and what is made of it for every batch."""
         self.exponent_G = exponent_G
+        self._factor_G = self.width_G.reciprocal().float()
+        self._limit_G = torch.exp2(exponent_G.double())
+        self._lowest_G = torch.full_like(self._limit_G, -math.inf) if self.side == "positive" else -self._limit_G
+        self._started = bool((exponent_G > _LOWEST_EXPONENT).all())
 
     def merge(self, other: Streaming) -> None:
         """Adds what another one counted, exactly."""
         check_groups(self.low_G.numel(), other.low_G.numel())
         self._widen(other.low_G, other.high_G)
         grown = Streaming(self.low_G.numel(), self.half // 2, self.side)
-        grown.counts_GK, grown.exponent_G = other.counts_GK, other.exponent_G
+        grown.counts_GK = other.counts_GK
+        grown._set_exponent(other.exponent_G)
         grown._grow(self.exponent_G)
         self.counts_GK += grown.counts_GK
 
@@ -162,7 +141,7 @@ class Streaming:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Becomes the histogram whose state this was; it must have been made with the same bins and side."""
         self.counts_GK = state["counts_GK"].cpu().clone()  # it is added to in place
-        self.exponent_G = state["exponent_G"].cpu()
+        self._set_exponent(state["exponent_G"].cpu())
         self.low_G, self.high_G = state["low_G"].cpu(), state["high_G"].cpu()
 
 

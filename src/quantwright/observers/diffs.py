@@ -57,7 +57,12 @@ class Diffs(Observer):
         Raises:
             StateError: a second batch where each was to be measured alone (statistic is not ``all``).
         """
-        low_G, high_G = extent(x_GN)
+        if self.spec.statistic == "all" and self.params["scope"] > 1:
+            if self._seen is None:
+                self._seen = self._empty(x_GN.shape[0])
+            low_G, high_G = (part.to(x_GN.device) for part in self._seen.add(x_GN))
+        else:
+            low_G, high_G = extent(x_GN)
         if self._low_G is None or self._high_G is None:
             self._low_G, self._high_G = low_G, high_G
         elif self.spec.statistic == "all":
@@ -68,14 +73,8 @@ class Diffs(Observer):
                 f"observer 'diffs' with statistic '{self.spec.statistic}' takes one batch",
                 fix="use one observer per batch, or statistic: all",
             )
-        if self.params["scope"] == 1:
-            return
-        if self.spec.statistic != "all":
+        if self.params["scope"] > 1 and self.spec.statistic != "all":
             self._found_G = self._search(x_GN, fix_position(low_G, high_G, self._free))
-            return
-        if self._seen is None:
-            self._seen = self._empty(x_GN.shape[0])
-        self._seen.add(x_GN, (low_G, high_G))
 
     def _empty(self, groups: int) -> Streaming:
         return Streaming(groups, self.params["bins"], "both" if self.spec.signed else "positive")

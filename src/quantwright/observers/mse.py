@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from quantwright.numerics.choose import choose_qparams
+from quantwright.observers._by_torch import Side
 from quantwright.observers._grid_error import GridError
-from quantwright.observers._histogram import HistogramObserver, Side, Streaming
+from quantwright.observers._histogram import HistogramObserver, Streaming
 
 PARAMS = {
     "bins": {"type": "int", "default": 2048, "min": 256, "max": 65536, "help": "histogram bins"},
@@ -64,7 +65,12 @@ class MeanSquaredError(HistogramObserver):
             search.shrink(_FINE, torch.ones_like(_FINE))
             search.shrink(torch.ones_like(_FINE), _FINE)
         search.shrink(_FINE, _FINE)
-        return search.low_G.maximum(seen.low_G), search.high_G.minimum(seen.high_G)
+        low_G, high_G = search.low_G.maximum(seen.low_G), search.high_G.minimum(seen.high_G)
+        few_G = (seen.counts_GK > 0).sum(1) <= 2**self.spec.bits
+        if self.spec.bits > 8 or not bool(few_G.any()):  # wider grids meet few values anyway, after a long search
+            return low_G, high_G
+        better_G = search.widen() & few_G
+        return torch.where(better_G, search.low_G, low_G), torch.where(better_G, search.high_G, high_G)
 
 
 class _Search:
@@ -94,9 +100,25 @@ class _Search:
         high_GC = self.highest_G.unsqueeze(1) * factor_C
         self._try(self.low_G.unsqueeze(1).expand_as(high_GC), high_GC)
 
+    def widen(self) -> Tensor:
+        """Tries ranges wider than the values, that cut what these span into whole steps, and returns where one is best.
+
+        Few different values are often equally far apart (grey levels, counts): some number of steps meets them all.
+        """
+        if self.spec.symmetric is False:
+            levels = self.spec.qmax - self.spec.qmin
+            step_GC = (self.highest_G - self.lowest_G).unsqueeze(1) / _fewer(levels)
+            low_GC = torch.round(self.lowest_G.unsqueeze(1) / step_GC) * step_GC
+            return self._take(low_GC, low_GC + levels * step_GC)
+        high_GC = self.highest_G.unsqueeze(1) * (self.spec.qmax / _fewer(self.spec.qmax))
+        return self._take(-high_GC if self.spec.signed else torch.zeros_like(high_GC), high_GC)
+
     def _try(self, low_GC: Tensor, high_GC: Tensor) -> None:
-        """Takes the best of some ranges, the first of equal ones, if it is better than the best so far."""
-        low_GC, high_GC = low_GC.maximum(self.lowest_G.unsqueeze(1)), high_GC.minimum(self.highest_G.unsqueeze(1))
+        """Takes the best of some ranges within that of the values, if it is better than the best so far."""
+        self._take(low_GC.maximum(self.lowest_G.unsqueeze(1)), high_GC.minimum(self.highest_G.unsqueeze(1)))
+
+    def _take(self, low_GC: Tensor, high_GC: Tensor) -> Tensor:
+        """Takes the best of some ranges, the first of equal ones, where it is better, and returns where that is."""
         error_GC = self._error(low_GC, high_GC)
         at_G1 = error_GC.argmin(1, keepdim=True)
         found_G, low_G, high_G = (part.gather(1, at_G1).squeeze(1) for part in (error_GC, low_GC, high_GC))
@@ -104,6 +126,7 @@ class _Search:
         self.least_G = torch.where(better_G, found_G, self.least_G)
         self.low_G = torch.where(better_G, low_G, self.low_G)
         self.high_G = torch.where(better_G, high_G, self.high_G)
+        return better_G
 
     def _error(self, low_GC: Tensor, high_GC: Tensor) -> Tensor:
         """Returns the squared error of the grids that cover some ranges."""
@@ -111,6 +134,11 @@ class _Search:
         scale_GC = qparams.scale.reshape(low_GC.shape)
         zero_GC = qparams.zero_point.double().reshape(low_GC.shape)
         return self.error_of(scale_GC, self.spec.qmin - zero_GC, self.spec.qmax - zero_GC)
+
+
+def _fewer(steps: int) -> Tensor:
+    """Returns the numbers of steps below a number, down to half of it: fewer would leave every other one unused."""
+    return torch.arange(steps - 1, steps // 2, -1, dtype=torch.float64)
 
 
 plugin = MeanSquaredError

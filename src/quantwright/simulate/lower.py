@@ -19,9 +19,11 @@ from torch import Tensor, fx, nn
 from quantwright.config import kinds
 from quantwright.fakequant.fixed import Quantizer
 from quantwright.graph import ops
+from quantwright.graph.device_ops import OPERATORS
 from quantwright.graph.graph import copied
 from quantwright.graph.streamline import free_views, layout_is_free
 from quantwright.simulate.grids import Bounds, Grid, clamp_on, grid_of, shifts
+from quantwright.simulate.integer import integer_layer
 from quantwright.simulate.kernels import (
     EXACT,
     AddOnGrid,
@@ -33,7 +35,7 @@ from quantwright.simulate.kernels import (
     ToGrid,
     ToReal,
 )
-from quantwright.simulate.products import Weight, bias_of, cut, largest_sum, weight_of
+from quantwright.simulate.products import Weight, beside, bias_of, cut, largest_sum, weight_of
 from quantwright.targets import Target
 
 _MULTI = ("split", "chunk")  # movement whose output is a tuple
@@ -166,6 +168,8 @@ class _Lowering:
         value = self.values.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
         if value is None or value.grid.bits > 8 or value.grid.signed != grid.signed:
             return None
+        if ops.op_name(node) in OPERATORS:  # multiplied behind the average, which is no kernel of the runtime's
+            return None
         if ops.kind_of(node) == "avg_pool":
             return self._call(before, AveragePooled(grid, bounds), node)
         if any(size != 1 for size in ops.shape_of(node)[2:]) or grid.signed:
@@ -181,7 +185,7 @@ class _Lowering:
             return None
         acc, step_C = made
         multiplier = step_C / torch.tensor(grid.step, dtype=torch.float32)
-        return self._call(point, Requantize(_beside(multiplier, info), grid, bounds), acc)
+        return self._call(point, Requantize(beside(multiplier, info), grid, bounds), acc)
 
     def _float_result(self, node: fx.Node) -> None:
         """Replaces a layer by its integer form with a float result, where that is what the runtime's kernel gives.
@@ -200,7 +204,7 @@ class _Lowering:
             if made is None:
                 return
             acc, step_C = made
-            real = self.graph.call_module(self._add(Scaled(_beside(step_C, info))), (acc,))
+            real = self.graph.call_module(self._add(Scaled(beside(step_C, info))), (acc,))
             if apart:
                 real = self.graph.call_function(torch.ops.aten.add.Tensor, (real, info.bias))
         real.meta.update(shape=ops.shape_of(node), dtype=ops.dtype_of(node))
@@ -264,7 +268,7 @@ class _Lowering:
         if self.device.type != "cpu":
             return self._copy(info, self.graph.call_method("double", (x.node,)), whole.double(), bias)
         if largest_sum(whole, info.channel_axis, x.grid, bias) < EXACT:
-            return self._copy(info, x.node, whole, bias)
+            return self._exact(info, x.node, x.grid, whole, bias)
         whole_layer = info.spatial or ops.op_name(info.node) == "linear"
         head = cut(info, whole, x.grid, bias) if whole_layer else None
         if head is None:
@@ -273,8 +277,14 @@ class _Lowering:
         parts = []
         for start, size, added in ((0, head, None), (head, count - head, bias)):
             piece = self.graph.call_function(torch.narrow, (x.node, axis, start, size))
-            parts.append(self._copy(info, piece, whole.narrow(info.input_axis, start, size).contiguous(), added))
+            part = whole.narrow(info.input_axis, start, size).contiguous()
+            parts.append(self._exact(info, piece, x.grid, part, added))
         return self.graph.call_method("add_", tuple(parts))
+
+    def _exact(self, info: ops.LayerInfo, x: fx.Node, grid: Grid, whole: Tensor, bias: Tensor | None) -> fx.Node:
+        """Returns sums that float32 holds: on integer kernels where there are any, else of whole numbers in float32."""
+        layer = integer_layer(info, whole, grid, bias) if self.channels_last or not info.spatial else None
+        return self._copy(info, x, whole, bias) if layer is None else self.graph.call_module(self._add(layer), (x,))
 
     def _copy(self, info: ops.LayerInfo, x: fx.Node, whole: Tensor, bias: Tensor | None) -> fx.Node:
         """Returns the operator with other operands; without a bias when there is none."""
@@ -386,8 +396,3 @@ def _ends_at_a_point(node: fx.Node) -> bool:
     while len(reader.users) == 1 and (reader is node or ops.kind_of(reader) in kinds.CLAMP):
         reader = next(iter(reader.users))
     return ops.is_quantizer(reader)
-
-
-def _beside(per_channel: Tensor, info: ops.LayerInfo) -> Tensor:
-    """Returns one number per output channel, shaped to broadcast against the layer's output."""
-    return per_channel.reshape(-1, *(1,) * info.spatial) if per_channel.numel() > 1 and info.spatial else per_channel

@@ -87,3 +87,8 @@ def cut(info: LayerInfo, whole: Tensor, x: Grid, bias: Tensor | None) -> int | N
     second = whole.narrow(info.input_axis, head, count - head)
     sums = largest_sum(first, info.channel_axis, x, None), largest_sum(second, info.channel_axis, x, bias)
     return head if max(sums) < EXACT else None
+
+
+def beside(per_channel: Tensor, info: LayerInfo) -> Tensor:
+    """Returns one number per output channel, shaped to broadcast against the layer's output."""
+    return per_channel.reshape(-1, *(1,) * info.spatial) if per_channel.numel() > 1 and info.spatial else per_channel

@@ -34,6 +34,10 @@ class Simulation:
         # only the last one is kept, for they are large
         self._made: tuple[_Inputs, fx.GraphModule, Callable[..., Any]] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the state without the lowered network, which a copy makes for itself."""
+        return {**self.__dict__, "_made": None}
+
     def applies(self) -> bool:
         """Returns whether values now are what the target computes: everything quantizes and no gradient is recorded.
 
