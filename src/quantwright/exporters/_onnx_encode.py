@@ -12,6 +12,7 @@ from torch import Tensor
 
 from quantwright.config.spec import Granularity, QuantSpec
 from quantwright.errors import ExportError
+from quantwright.exporters import _onnx_scaled
 from quantwright.numerics import affine
 from quantwright.numerics.granularity import broadcast, channel_axis, lay_out
 from quantwright.numerics.qparams import QParams
@@ -51,7 +52,8 @@ class Encoding:
     @property
     def dynamic(self) -> bool:
         """Returns whether the scale comes from each value as it passes."""
-        return self.granularity.kind == "per_token"
+        own = self.granularity.kind == "per_token" or (bool(self.spec.dynamic) and self.spec.has_scale)
+        return own and self.parameter is None
 
     @property
     def standard(self) -> bool:
@@ -61,6 +63,18 @@ class Encoding:
         if self.spec.rounding != "half_even":
             return False
         return self.arithmetic == "divide" or bool((self.factors()[0].log2() % 1 == 0).all())
+
+    @property
+    def native(self) -> bool:
+        """Returns whether QuantizeLinear has the scaled format and computes exactly what the spec says."""
+        if self.dynamic or self.spec.format not in _onnx_scaled.NATIVE or self.spec.rounding != "half_even":
+            return False
+        return self.arithmetic == "divide" or bool((self.factors()[0].log2() % 1 == 0).all())
+
+    @property
+    def as_pair(self) -> bool:
+        """Returns whether QuantizeLinear and DequantizeLinear stand for the point, whatever it reads."""
+        return self.native if self.spec.is_scaled else not self.dynamic
 
     @property
     def quantizes_linear(self) -> bool:
@@ -74,6 +88,8 @@ class Encoding:
         Raises:
             ExportError: ONNX has none.
         """
+        if self.spec.is_scaled:
+            return _onnx_scaled.storage(self.spec, self.parameter is not None)
         if not self.spec.is_integer:
             return _FLOATS[self.spec.format or ""]
         bits, signed = self.spec.bits, self.spec.signed
@@ -88,12 +104,19 @@ class Encoding:
             )  # fmt: skip
         return ir.DataType[f"{'INT' if signed and not self.shift else 'UINT'}{width}"]
 
+    @property
+    def as_values(self) -> bool:
+        """Returns whether a parameter is stored as float32 values on its grid: no ONNX type holds its elements."""
+        return self.parameter is not None and self.spec.is_scaled and self.storage() == ir.DataType.FLOAT
+
     def ends(self) -> tuple[int, int]:
         """Returns the lowest and highest integer of the grid, as the file writes them."""
         return self.spec.qmin + self.shift, self.spec.qmax + self.shift
 
     def narrower(self) -> bool:
         """Returns whether the format's grid is smaller than its storage type, so saturation must be written."""
+        if self.spec.is_scaled:
+            return False
         bits = self.storage().bitwidth
         full = -(2 ** (bits - 1)) if self.spec.signed else 0
         return self.spec.bits < bits or self.spec.qmin > full
@@ -119,7 +142,10 @@ class Encoding:
         Units:
             float per integer step.
         """
-        return self._laid_out(self.factors()[1], shape)
+        step_G = self.factors()[1]
+        if self.spec.is_scaled:
+            step_G = step_G * _onnx_scaled.unit(self.spec, self.parameter is not None)
+        return self._laid_out(step_G, shape)
 
     def zero_point(self, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """Returns the zero point in the storage type, shaped like the scale."""
@@ -131,7 +157,12 @@ class Encoding:
         """Returns a parameter's integers (or narrow floats) in the storage type."""
         if self.parameter is None:
             raise ExportError("only parameters are stored", where=self.point)
+        if self.as_values:
+            value = affine.fake_quantize(self.parameter.detach(), self.qparams, self.spec, arithmetic=self.arithmetic)
+            return np.asarray(value.float().cpu().numpy())
         q = affine.quantize(self.parameter.detach(), self.qparams, self.spec, arithmetic=self.arithmetic).cpu()
+        if self.spec.is_scaled:
+            q = q / _onnx_scaled.unit(self.spec, True)
         plain: np.ndarray[Any, Any] = (q.float() if q.is_floating_point() else q).numpy()
         return plain.astype(self.storage().numpy())
 

@@ -8,6 +8,11 @@ with one input, which changes no value and which no runtime looks through.
 A Softmax between DequantizeLinear and QuantizeLinear becomes QLinearSoftmax, which does not saturate: where the grid
 ends below 1 (a range that leaves out a few large values), a value beyond it comes out as another one, up to the whole
 grid away. Such a softmax gets the same Max; one whose grid reaches 1 is fused.
+
+An operator that reads an 8-bit float and whose result is quantized becomes its integer form, QLinearConv and the like,
+which has no 8-bit floats: the session is refused. It gets the same Max. So does what an operator reads that pairs are
+moved across (``_onnx_grid``), which would run on 8-bit floats too; and what QuantizeLinear makes an 8-bit float of: a
+Relu before it is taken for the lower end of the grid and dropped, negative values and all.
 """
 
 from __future__ import annotations
@@ -17,7 +22,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from quantwright.exporters._onnx_grid import PROPAGATED
+
 GUARDED = ("Conv", "ConvTranspose", "Gemm")
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
+_FLOAT8 = (ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2)
 _PASSING = ("Relu", "LeakyRelu", "Clip", "Max", "Min")  # may stand between the operator and QuantizeLinear
 
 
@@ -40,11 +49,32 @@ def guard_softmax(graph: ir.Graph) -> int:
     return len(short)
 
 
+def guard_float8(graph: ir.Graph) -> int:
+    """Returns how many guards it wrote around 8-bit floats."""
+    found = [node for node in graph if node.op_type not in _PAIR and any(map(_is_float8, node.inputs))]
+    moved = [node for node in found if node.op_type in PROPAGATED]
+    between = [node for node in found if node not in moved and _reaches_quantize(node.outputs[0])]
+    to_float8 = [n for n in graph if n.op_type == "QuantizeLinear" and n.outputs[0].dtype in _FLOAT8]
+    for node in between:
+        _guard(graph, node)
+    for node in (*moved, *to_float8):
+        _guard_input(graph, node)
+    return len(between) + len(moved) + len(to_float8)
+
+
+def _is_float8(value: ir.Value | None) -> bool:
+    """Returns whether a value is what DequantizeLinear makes of an 8-bit float."""
+    node = None if value is None else value.producer()
+    if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        return False
+    return node.inputs[0].dtype in _FLOAT8
+
+
 def _ends_below_one(value: ir.Value) -> bool:
     """Returns whether a QuantizeLinear that reads ``value`` has a grid whose end lies more than one step below 1."""
     for use in value.uses():
         scale, zero = (_constant(use.node, index) for index in (1, 2))
-        if use.node.op_type == "QuantizeLinear" and scale is not None and zero is not None:
+        if use.node.op_type == "QuantizeLinear" and scale is not None and zero is not None and zero.dtype.kind in "iu":
             steps = np.iinfo(zero.dtype).max - zero.astype(np.int64) + 1
             if bool((steps * scale < 1).any()):
                 return True
@@ -85,3 +115,13 @@ def _guard(graph: ir.Graph, node: ir.Node) -> None:
     graph.insert_after(node, guard)
     for use in uses:
         use.node.replace_input_with(use.idx, out)
+
+
+def _guard_input(graph: ir.Graph, node: ir.Node) -> None:
+    """Puts a one-input Max between the operator and the first value it reads."""
+    value = node.inputs[0]
+    if value is None:
+        return
+    out = ir.Value(name=f"{node.outputs[0].name}.from", type=value.type, shape=value.shape)
+    graph.insert_before(node, ir.node("Max", [value], outputs=[out], name=f"{out.name}.node"))
+    node.replace_input_with(0, out)

@@ -10,10 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from quantwright.errors import ExportError
-from quantwright.exporters import _onnx_exact
+from quantwright.exporters import _onnx_dynamic, _onnx_exact, _onnx_scaled
 from quantwright.exporters._onnx_encode import Encoding
 from quantwright.exporters._onnx_tape import Tape, dims
 from quantwright.exporters._onnx_trace import DOMAIN, POINT
+from quantwright.numerics.grids import grid_of
 
 
 @dataclass(slots=True)
@@ -82,14 +83,36 @@ def _activation(tape: Tape, x: ir.Value, encoding: Encoding) -> ir.Value:
             f"the value is {x.dtype.name if x.dtype else 'untyped'}, and QuantizeLinear takes float32 or float16",
             where=encoding.point, fix="convert the model to float32: model.float()",
         )  # fmt: skip
+    if encoding.spec.is_scaled:
+        return _scaled(tape, x, encoding)
     if not encoding.spec.is_integer:
         narrow = encoding.storage()
         return x if narrow == ir.DataType.FLOAT else tape.cast(tape.cast(x, narrow), ir.DataType.FLOAT)
     if encoding.dynamic:
+        if encoding.granularity.kind != "per_token":
+            raise ExportError(
+                f"scales of every value, {encoding.granularity}, are not written for {encoding.spec.format}",
+                where=encoding.point, allowed="per_token, or a format with no zero point such as fp8_e4m3",
+                fix="set dynamic: false, or use per_token",
+            )  # fmt: skip
         return _onnx_exact.per_token(tape, x, encoding)
     if encoding.exact and not encoding.standard:
         return _onnx_exact.fake_quantize(tape, x, encoding)
     return _quantize_dequantize(tape, x, encoding)
+
+
+def _scaled(tape: Tape, x: ir.Value, encoding: Encoding) -> ir.Value:
+    """Returns the value on the grid of a scaled format: a pair where ONNX Runtime has the format, else arithmetic."""
+    if encoding.dynamic:
+        return _onnx_dynamic.fake_quantize(tape, x, encoding)
+    if encoding.native:
+        return _quantize_dequantize(tape, x, encoding)
+    rank, (by_G, step_G) = len(dims(x)), encoding.factors()
+    by = tape.number("by", encoding.aligned(by_G, rank))
+    v = tape.like("Div" if encoding.arithmetic == "divide" else "Mul", x, by)
+    grid = grid_of(encoding.spec.format or "")
+    v = _onnx_scaled.elements(tape, v, grid, encoding.spec.rounding or "half_even")
+    return tape.like("Mul", v, tape.number("element", encoding.aligned(step_G, rank)))
 
 
 def _quantize_dequantize(tape: Tape, x: ir.Value, encoding: Encoding) -> ir.Value:
@@ -155,7 +178,9 @@ def _dequantized(
     stored, storage = _turned(encoding.integers(), perm), encoding.storage()
     q = tape.constant(f"{encoding.owner}{suffix}.quantized", stored, storage)
     result.stored.setdefault(encoding.point, q)
-    if not encoding.spec.is_integer:
+    if encoding.as_values:
+        return q
+    if not encoding.spec.has_scale:
         return tape.cast(q, ir.DataType.FLOAT)
     scale, zero = encoding.scale(shape), encoding.zero_point(shape)
     attributes: dict[str, Any] = {}
@@ -166,7 +191,8 @@ def _dequantized(
         attributes["block_size"] = encoding.granularity.group_size
         scale, zero = _turned(scale, perm), _turned(zero, perm)
     inputs = [q, tape.constant(f"{encoding.owner}{suffix}.scale", scale, ir.DataType.FLOAT)]
-    if storage != ir.DataType.INT32:  # int32 has no zero point (ONNX DequantizeLinear)
+    integers = encoding.spec.is_scaled and storage in (ir.DataType.INT8, ir.DataType.INT16)
+    if storage != ir.DataType.INT32 and not integers:  # int32 has no zero point (ONNX DequantizeLinear)
         inputs.append(tape.constant(f"{encoding.owner}{suffix}.zero_point", zero, storage))
     return tape.op("DequantizeLinear", inputs, ir.DataType.FLOAT, ir.Shape(stored.shape), attributes)
 

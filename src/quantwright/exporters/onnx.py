@@ -128,12 +128,14 @@ def export(
     if keep_float_layers:
         _onnx_guard.guard_float_layers(model.graph)
     _onnx_guard.guard_softmax(model.graph)
+    _onnx_guard.guard_float8(model.graph)
     _onnx_clean.clean(model, prepared.graph.name, lowered.stored)
     points = {point: value.name or "" for point, value in lowered.values.items()}
     _onnx_clean.write_points(model, points)
     gap, warnings = _rounding_gap(prepared, encodings, exact_rounding)
     if keep_signed and not any(prepared.target.kernels.shift(e.spec) for e in encodings.values() if e.quantizes_linear):
         warnings.append("keep_signed has no effect: no activation would have been written unsigned")
+    warnings += _stored_as_values(encodings)
     output_gap, size, digest = _write(model, Path(path), prepared.example, reference)
     return ExportRecord(
         file=Path(path).name, size=size, sha256=digest, opset=opset,
@@ -204,7 +206,7 @@ def _redundant_marks(prepared: PreparedModel, encodings: Mapping[str, Encoding])
     return [
         Mark(point=d.point.name, node=d.point.tensor, readers=d.point.consumers)
         for d in prepared.plan.quantized()
-        if d.redundant and d.point.name in encodings and not encodings[d.point.name].dynamic
+        if d.redundant and d.point.name in encodings and encodings[d.point.name].as_pair
     ]
 
 
@@ -246,6 +248,19 @@ def _rounding_gap(
         f"{gap.points} points {_how(odd.values())} in the simulation and divide and round half_even in the file: "
         f"on the example {gap.differing} of {gap.values} values differ, by at most {gap.max_lsb} LSB "
         "(exact_rounding avoids it)"
+    ]
+
+
+def _stored_as_values(encodings: Mapping[str, Encoding]) -> list[str]:
+    """Returns a warning for every format whose parameters the file holds as float32 values."""
+    names: dict[str, list[str]] = {}
+    for name, encoding in encodings.items():
+        if encoding.as_values:
+            names.setdefault(encoding.spec.format or "", []).append(name)
+    return [
+        f"ONNX has no type for {word}: {len(points)} parameters ({points[0]} ...) are stored as float32 values on the "
+        "grid, exactly those of the simulation and no smaller than before"
+        for word, points in names.items()
     ]
 
 

@@ -39,10 +39,10 @@ def quantize(x: Tensor, qparams: QParams | None, spec: QuantSpec, *, arithmetic:
     """
     if not spec.is_integer:
         return format_of(spec).quantize(x, qparams, spec, arithmetic=arithmetic)
-    qparams = _needed(qparams, spec)
+    qparams = needed(qparams, spec)
     g = spec.granularity or _DEFAULT
     with torch.no_grad():
-        view = _working_view(x, g)
+        view = working_view(x, g)
         factors = _Factors.of(qparams, spec, arithmetic, view, g)
         centred = _centred(view, factors, spec)
         integer = torch.int64 if spec.qmax > 2**31 - 1 else torch.int32
@@ -58,7 +58,7 @@ def dequantize(q: Tensor, qparams: QParams | None, spec: QuantSpec, *, arithmeti
     """
     if not spec.is_integer:
         return format_of(spec).dequantize(q, qparams, spec, arithmetic=arithmetic)
-    qparams = _needed(qparams, spec)
+    qparams = needed(qparams, spec)
     g = spec.granularity or _DEFAULT
     view = group_view(q, g) if g.kind == "per_group" else q
     qparams = qparams.to(q.device)
@@ -80,7 +80,7 @@ def fake_quantize(
     """
     if not spec.is_integer:
         return format_of(spec).fake_quantize(x, qparams, spec, arithmetic=arithmetic, out=out)
-    qparams = _needed(qparams, spec)
+    qparams = needed(qparams, spec)
     if torch.is_grad_enabled() and x.requires_grad:
         if out is not None:
             raise StateError("out= cannot be used while a gradient is recorded", fix="use torch.no_grad(), or no out")
@@ -100,7 +100,7 @@ def _fake_quantize(
 ) -> Tensor:
     """Returns the fake-quantized tensor; appends the mask of what is inside the range to ``inside`` when given."""
     g = spec.granularity or _DEFAULT
-    view = _working_view(x, g)
+    view = working_view(x, g)
     factors = _Factors.of(qparams, spec, arithmetic, view, g)
     direct = out if out is not None and out.dtype == view.dtype and g.kind != "per_group" else None
     y = factors.back(_centred(view, factors, spec, direct, inside))
@@ -146,16 +146,8 @@ class _Factors:
 
     @classmethod
     def of(cls, qparams: QParams, spec: QuantSpec, arithmetic: str, x: Tensor, g: Granularity) -> _Factors:
-        """Returns the factors for a tensor that ``_working_view`` prepared."""
-        if qparams.scale.device != x.device:
-            qparams = qparams.to(x.device)
-        groups = x.shape[0] if g.kind == "per_group" else group_count(x.shape, g)
-        if qparams.scale.numel() not in (1, groups):
-            raise InputError(
-                f"{qparams.scale.numel()} scales for a tensor of shape {list(x.shape)}",
-                allowed=f"1, or {groups} with granularity {g}",
-                fix="measure the QParams on a tensor of this shape and granularity",
-            )
+        """Returns the factors for a tensor that ``working_view`` prepared."""
+        qparams = _fitting(qparams, x, g)
         by_G, step_G = scales(qparams, g, arithmetic)
         zero_G = qparams.zero_point
         qmin, qmax = _grid(spec.format or "", bool(spec.narrow_range))
@@ -191,13 +183,39 @@ def _centred(
     return rounded.clamp_(lo, hi)
 
 
+def aligned_scales(
+    qparams: QParams, x: Tensor, g: Granularity, arithmetic: str
+) -> tuple[Tensor | float, Tensor | float]:
+    """Returns ``scales`` as numbers (one group, CPU) or as tensors that broadcast against a ``working_view``."""
+    by_G, step_G = scales(_fitting(qparams, x, g), g, arithmetic)
+    if by_G.numel() == 1 and x.device.type == "cpu":
+        return float(by_G), float(step_G)
+    return _aligned(by_G, x, g), _aligned(step_G, x, g)
+
+
+def _fitting(qparams: QParams, x: Tensor, g: Granularity) -> QParams:
+    """Returns the QParams on the device of a tensor that ``working_view`` prepared.
+
+    Raises:
+        InputError: there are neither one nor as many scales as groups.
+    """
+    groups = x.shape[0] if g.kind == "per_group" else group_count(x.shape, g)
+    if qparams.scale.numel() not in (1, groups):
+        raise InputError(
+            f"{qparams.scale.numel()} scales for a tensor of shape {list(x.shape)}",
+            allowed=f"1, or {groups} with granularity {g}",
+            fix="measure the QParams on a tensor of this shape and granularity",
+        )
+    return qparams if qparams.scale.device == x.device else qparams.to(x.device)
+
+
 def scales(qparams: QParams, g: Granularity, arithmetic: str) -> tuple[Tensor, Tensor]:
     """Returns (what x is divided by or multiplied with, step on the way back), both float32.
 
     Shapes:
         both [G].
     """
-    scale_G = qparams.scale if qparams.super_scale is None else qparams.scale * qparams.super_scale
+    scale_G = qparams.whole_scale
     if arithmetic == "divide":
         step_G = scale_G.float()
         return step_G, step_G
@@ -211,14 +229,14 @@ def scales(qparams: QParams, g: Granularity, arithmetic: str) -> tuple[Tensor, T
     return inverse_G, inverse_G.double().reciprocal().float()
 
 
-def _working_view(x: Tensor, g: Granularity) -> Tensor:
+def working_view(x: Tensor, g: Granularity) -> Tensor:
     """Returns ``x`` in the dtype it is computed in, as ``x_GN`` for groups."""
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
     return group_view(wide, g) if g.kind == "per_group" else wide
 
 
 def _aligned(p_G: Tensor, view: Tensor, g: Granularity) -> Tensor:
-    """Returns one number per group, broadcastable against what ``_working_view`` returned."""
+    """Returns one number per group, broadcastable against what ``working_view`` returned."""
     if p_G.numel() == 1:
         return p_G.reshape(())
     return p_G.unsqueeze(-1) if g.kind == "per_group" else broadcast(p_G, view.shape, g)
@@ -238,7 +256,8 @@ def _inside(bound: int) -> float:
     return float((abs(bound) // spacing) * spacing * (1 if bound > 0 else -1))
 
 
-def _needed(qparams: QParams | None, spec: QuantSpec) -> QParams:
+def needed(qparams: QParams | None, spec: QuantSpec) -> QParams:
+    """Returns the QParams, or raises StateError: there are none yet."""
     if qparams is None:
         raise StateError(f"format {spec.format} needs scale and zero point", fix="calibrate first, or pass qparams")
     return qparams

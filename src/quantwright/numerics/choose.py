@@ -11,9 +11,9 @@ from torch import Tensor
 from quantwright.config.spec import QuantSpec
 from quantwright.errors import InputError
 from quantwright.numerics.qparams import QParams
+from quantwright.numerics.scales import POWERS, SMALLEST_SCALE, ZERO_RANGE_SCALE, bounded, element_scale, stored, within
 
-ZERO_RANGE_SCALE = 2.0**-18  # what a range without extent gets (spec vai_q_pytorch 3.2 and 3.4)
-SMALLEST_SCALE = 2.0**-126  # below float32's normal numbers 1/scale and x/scale lose their meaning
+__all__ = ["SMALLEST_SCALE", "ZERO_RANGE_SCALE", "choose_qparams", "fix_position"]
 
 
 def choose_qparams(lo_G: Tensor, hi_G: Tensor, spec: QuantSpec, *, include_zero: bool = True) -> QParams:
@@ -21,29 +21,35 @@ def choose_qparams(lo_G: Tensor, hi_G: Tensor, spec: QuantSpec, *, include_zero:
 
     Symmetric: the zero point is 0 and the larger side decides. An unsigned symmetric grid starts at 0, so what the
     range has below zero is cut. Asymmetric: the range is widened to hold 0 and the zero point is an integer of the
-    grid, so 0.0 is exact and every runtime accepts it.
+    grid, so 0.0 is exact and every runtime accepts it. A scaled format has no zero point.
 
     Args:
-        spec: an integer format; ``symmetric``, ``scale``, ``exponent``, ``fit``, ``narrow_range`` and ``min_scale`` are
-            read.
+        spec: an integer or scaled format; of integers ``symmetric``, ``scale``, ``exponent``, ``fit``,
+            ``narrow_range`` and ``min_scale`` are read, of the others ``scale``, ``exponent`` and ``min_scale``.
         include_zero: False leaves an asymmetric range as it is (spec vai_q_pytorch 3.3); the zero point is clamped.
 
     Shapes:
         lo_G, hi_G: [G] with lo <= hi, any float dtype. The result holds [G]; scale is float64.
     """
-    if not spec.is_integer or spec.scale == "derived":
+    if not spec.has_scale or spec.scale == "derived":
         raise InputError(
             f"a range does not decide the scale of format {spec.format} with scale {spec.scale}",
-            allowed="integer formats with scale float or power_of_two",
+            allowed="formats that have a scale, and any scale but derived",
         )
     lo_G, hi_G = lo_G.double(), hi_G.double()
+    if spec.is_scaled:
+        return _symmetric(*element_scale(lo_G, hi_G, spec))
     if spec.symmetric is False:
         return _asymmetric(lo_G, hi_G, spec, include_zero)
-    if spec.scale == "power_of_two" and spec.exponent in (None, "cover"):
-        scale_G = torch.exp2(-fix_position(lo_G, hi_G, spec).double())
-    else:
-        scale_G = _stored(_bounded(_symmetric_step(lo_G, hi_G, spec), spec), spec)
-    return QParams(scale=scale_G, zero_point=torch.zeros_like(scale_G, dtype=torch.int32))
+    if spec.scale in POWERS and spec.exponent in (None, "cover"):
+        return _symmetric(within(torch.exp2(-fix_position(lo_G, hi_G, spec).double()), spec), None)
+    return _symmetric(*stored(bounded(_symmetric_step(lo_G, hi_G, spec), spec), spec))
+
+
+def _symmetric(scale_G: Tensor, super_scale: Tensor | None) -> QParams:
+    """Returns QParams without a zero point."""
+    zero_G = torch.zeros_like(scale_G, dtype=torch.int32)
+    return QParams(scale=scale_G, zero_point=zero_G, super_scale=super_scale)
 
 
 def fix_position(lo_G: Tensor, hi_G: Tensor, spec: QuantSpec) -> Tensor:
@@ -84,25 +90,8 @@ def _symmetric_step(lo_G: Tensor, hi_G: Tensor, spec: QuantSpec) -> Tensor:
     return _amax(lo_G, hi_G, spec) / spec.qmax
 
 
-def _stored(scale_G: Tensor, spec: QuantSpec) -> Tensor:
-    """Returns what may be stored as scale: a power of two near it (``QuantSpec.exponent``), or its narrower float."""
-    if spec.scale in ("float16", "bfloat16"):  # spec quark 1.6
-        return scale_G.to(getattr(torch, spec.scale)).double()
-    if spec.scale != "power_of_two":
-        return scale_G
-    exponent_G = torch.log2(scale_G.float().double())
-    rounded_G = {"nearest": torch.round, "ceil": torch.ceil, "floor": torch.floor}[spec.exponent or ""](exponent_G)
-    return _bounded(torch.exp2(rounded_G), spec)
-
-
 def _amax(lo_G: Tensor, hi_G: Tensor, spec: QuantSpec) -> Tensor:
     return torch.maximum(lo_G.abs(), hi_G.abs()) if spec.signed else hi_G.clamp(min=0.0)
-
-
-def _bounded(scale_G: Tensor, spec: QuantSpec) -> Tensor:
-    """Returns the scale with vanishing ones replaced and ``min_scale`` as the lower bound."""
-    scale_G = torch.where(scale_G >= SMALLEST_SCALE, scale_G, torch.full_like(scale_G, ZERO_RANGE_SCALE))
-    return scale_G.clamp(min=spec.min_scale) if spec.min_scale else scale_G
 
 
 def _asymmetric(lo_G: Tensor, hi_G: Tensor, spec: QuantSpec, include_zero: bool) -> QParams:
@@ -114,10 +103,18 @@ def _asymmetric(lo_G: Tensor, hi_G: Tensor, spec: QuantSpec, include_zero: bool)
         lo_G, hi_G = lo_G.where(~constant_G, lo_G.clamp(max=0.0)), hi_G.where(~constant_G, hi_G.clamp(min=0.0))
         if spec.granularity is not None and spec.granularity.kind == "per_channel":
             lo_G, hi_G = lo_G.float(), hi_G.float()  # as the tool does; per tensor it calculates in double
+    if spec.fit == "span":
+        lo_G, hi_G = lo_G.float(), hi_G.float()  # as torch's observers do, and those made after them
     step_G = ((hi_G - lo_G) / (spec.qmax - spec.qmin)).double()
-    if spec.scale == "power_of_two" and spec.exponent in (None, "cover"):
-        scale_G = torch.exp2(-_position(step_G.float(), spec).double())
+    above, anchor_G = None, None
+    if spec.scale in POWERS and spec.exponent in (None, "cover"):
+        scale_G = within(torch.exp2(-_position(step_G.float(), spec).double()), spec)
     else:
-        scale_G = _stored(_bounded(step_G, spec), spec)
-    zero_G = (spec.qmin - torch.round(lo_G / scale_G)).clamp(spec.qmin, spec.qmax)
-    return QParams(scale=scale_G, zero_point=zero_G.to(torch.int32))
+        step_G = bounded(step_G, spec)
+        scale_G, above = stored(step_G, spec)
+        # a power of two beside the range's own step clips, or leaves room, at both ends alike (spec quark 2)
+        anchor_G = step_G if spec.scale in POWERS else None
+    if anchor_G is None:
+        anchor_G = scale_G if above is None else scale_G * above
+    zero_G = (spec.qmin - torch.round(lo_G / anchor_G)).clamp(spec.qmin, spec.qmax)
+    return QParams(scale=scale_G, zero_point=zero_G.to(torch.int32), super_scale=above)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QParams:
-    """Returns scale and zero point per group.
+    """Returns scale and zero point per group; a scaled format has zero points 0.
 
     Shapes:
         scale: [G], float64 or float32. zero_point: [G], int32. super_scale: [] or None (two-level scales).
@@ -21,6 +21,15 @@ class QParams:
     scale: Tensor
     zero_point: Tensor
     super_scale: Tensor | None = None
+
+    @property
+    def whole_scale(self) -> Tensor:
+        """Returns the scale that counts: ``scale``, times ``super_scale`` where there are two levels.
+
+        Shapes:
+            [G].
+        """
+        return self.scale if self.super_scale is None else self.scale * self.super_scale
 
     def to_dict(self) -> dict[str, Tensor]:
         """Returns the tensors there are, by field name."""

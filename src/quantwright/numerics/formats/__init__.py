@@ -1,7 +1,19 @@
 """Formats: the grids a value can be rounded to.
 
-To add one: write ``numerics/formats/<family>.py`` with ``plugin = Format(...)``: ``quantize``, ``dequantize`` and
-``fake_quantize`` for the format names it ``serves``. ``config/spec.py`` lists the names a config may use.
+To add one: write ``numerics/formats/<name>.py`` whose docstring's first line says what it is. Of a format that has a
+scale and no zero point it describes the element grid and nothing else::
+
+    GRIDS = {"fp8_e4m3": {"kind": "float", "bits": 8, "exponent_bits": 4, "mantissa_bits": 3, "largest": 448.0}}
+    plugin = scaled_format(GRIDS)
+
+``GRIDS`` is a literal, read without importing the file: a config may use its names from then on
+(``config/formats.py``), and no other file is edited. Kinds and their fields: ``numerics/grids.py``. What a format does
+not say is asked elsewhere: which elements share a scale (granularity), in what a scale is stored
+(``numerics/scales.py``), who finds the range (an observer), how ties round. So OCP MX, NVFP4 and block floating point
+are combinations, not formats.
+
+Any other grid: ``plugin = Format(...)`` with ``quantize``, ``dequantize`` and ``fake_quantize`` for the names it
+``serves``, as ``int.py`` and ``fp.py`` do.
 """
 
 from __future__ import annotations
