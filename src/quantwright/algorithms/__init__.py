@@ -28,7 +28,9 @@ class Algorithm:
         run: ``(prepared: PreparedModel, batches: Iterable[Batch], **params) -> list[Change]``; the
             batches can be gone through several times.
         during_calibration: ``(prepared: PreparedModel, **params) -> BatchHook | None``.
+        needs_data: whether ``run`` goes through the batches.
     """
 
     run: Callable[..., list[Change]]
     during_calibration: Callable[..., BatchHook | None] = _no_hook
+    needs_data: bool = True

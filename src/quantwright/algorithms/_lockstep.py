@@ -6,13 +6,14 @@ already. Done naively that is one pass over the data per layer; stepping both ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from quantwright.data import Batch
+from quantwright.errors import DataError
 from quantwright.prepare import PreparedModel
 
 Values = list[Any]  # one value per batch
@@ -27,7 +28,7 @@ def lockstep(prepared: PreparedModel, batches: Sequence[Batch], watched: set[str
         watched: names of the nodes to stop at.
     """
     module = prepared.graph.module
-    last_use = _last_uses(module)
+    last_use = last_uses(module)
     floats: dict[fx.Node, Values] = {}
     quantized: dict[fx.Node, Values] = {}
     flat = [prepared.graph.flat_inputs(batch.args, dict(batch.kwargs)) for batch in batches]
@@ -40,7 +41,8 @@ def lockstep(prepared: PreparedModel, batches: Sequence[Batch], watched: set[str
             position += 1
         elif node.op == "get_attr":
             value = prepared.graph.attribute(str(node.target))
-            floats[node] = quantized[node] = [value] * len(batches)
+            before = prepared.float_parameters.get(str(node.target), value)  # other algorithms may have changed it
+            floats[node], quantized[node] = [before] * len(batches), [value] * len(batches)
         elif node.meta.get("point") is not None:
             source = node.args[0]
             assert isinstance(source, fx.Node)  # a quantizer reads one value
@@ -48,8 +50,8 @@ def lockstep(prepared: PreparedModel, batches: Sequence[Batch], watched: set[str
             floats[node] = floats[source]
             quantized[node] = [quantizer(value) for value in quantized[source]]
         else:
-            floats[node] = _apply(module, node, floats, len(batches))
-            quantized[node] = _apply(module, node, quantized, len(batches))
+            floats[node] = apply_node(module, node, floats, len(batches))
+            quantized[node] = apply_node(module, node, quantized, len(batches))
         if node.name in watched:
             on_layer(node, floats[node], quantized[node])
         for done in last_use.get(node, ()):
@@ -57,7 +59,8 @@ def lockstep(prepared: PreparedModel, batches: Sequence[Batch], watched: set[str
             quantized.pop(done, None)
 
 
-def _apply(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Values], count: int) -> Values:
+def apply_node(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Values], count: int) -> Values:
+    """Returns what a node gives in each of ``count`` batches."""
     results = []
     for index in range(count):
         args, kwargs = _arguments(node, values, index)
@@ -77,7 +80,7 @@ def _arguments(node: fx.Node, values: dict[fx.Node, Values], index: int) -> Any:
     return fx.node.map_arg((node.args, node.kwargs), value_of)
 
 
-def _last_uses(module: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
+def last_uses(module: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
     """Returns node -> the values nobody needs after it."""
     seen: set[fx.Node] = set()
     last: dict[fx.Node, list[fx.Node]] = {}
@@ -104,3 +107,17 @@ def channel_mean(values: Sequence[Tensor], axis: int) -> Tensor:
         count += moved.shape[1]
     assert total is not None  # calibration refuses empty data
     return total / count
+
+
+def first_batches(batches: Iterable[Batch], samples: int) -> list[Batch]:
+    """Returns the first batches that hold at least ``samples`` samples; no more are read."""
+    chosen: list[Batch] = []
+    count = 0
+    for batch in batches:
+        chosen.append(batch)
+        count += batch.size
+        if count >= samples:
+            break
+    if not chosen:
+        raise DataError("there is no data to refine on: not one batch", fix="refine on the calibration batches")
+    return chosen

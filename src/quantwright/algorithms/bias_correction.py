@@ -14,12 +14,11 @@ from typing import Any
 from torch import Tensor, fx
 
 from quantwright.algorithms import Algorithm
-from quantwright.algorithms._lockstep import channel_mean, lockstep
+from quantwright.algorithms._lockstep import channel_mean, first_batches, lockstep
 from quantwright.algorithms._vitis_bias import VitisBiasCorrection
 from quantwright.calibrate import BatchHook
 from quantwright.config.kinds import CONV, CONV_TRANSPOSE, LINEAR
 from quantwright.data import Batch
-from quantwright.errors import DataError
 from quantwright.passes import Change
 from quantwright.plan.facts import NodeFacts
 from quantwright.prepare import PreparedModel
@@ -50,7 +49,7 @@ def run(
     def on_layer(node: fx.Node, floats: list[Any], quantized: list[Any]) -> None:
         changes.append(_correct(prepared, layers[node.name], floats, quantized))
 
-    lockstep(prepared, _first(batches, samples), set(layers), on_layer)
+    lockstep(prepared, first_batches(batches, samples), set(layers), on_layer)
     return changes
 
 
@@ -90,20 +89,6 @@ def _correct(prepared: PreparedModel, facts: NodeFacts, floats: list[Tensor], qu
         text=f"bias of {facts.label} shifted by up to {float(error_C.abs().max()):.3g}",
         data={"bias": name, "mean_abs_shift": float(error_C.abs().mean())},
     )
-
-
-def _first(batches: Iterable[Batch], samples: int) -> list[Batch]:
-    """Returns the first batches that hold at least ``samples`` samples; no more are read."""
-    chosen: list[Batch] = []
-    count = 0
-    for batch in batches:
-        chosen.append(batch)
-        count += batch.size
-        if count >= samples:
-            break
-    if not chosen:
-        raise DataError("there is no data to correct biases on: not one batch", fix="refine on the calibration batches")
-    return chosen
 
 
 def during_calibration(

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from quantwright.errors import ArtifactError, ExportError
+from quantwright.graph import device_ops
 from quantwright.graph.build import assemble
 from quantwright.graph.graph import Graph
 from quantwright.graph.inputs import InputSpec, Signature
@@ -162,7 +163,7 @@ def _node_from_json(
 
 def _function_name(node: fx.Node) -> str:
     target = node.target
-    if isinstance(target, torch._ops.OpOverload) and target.namespace == "aten":
+    if isinstance(target, torch._ops.OpOverload) and target.namespace in ("aten", device_ops.NAMESPACE):
         return str(target)
     if target in _OPERATOR_NAMES:
         return _OPERATOR_NAMES[target]  # type: ignore[index]
@@ -173,10 +174,12 @@ def _function_name(node: fx.Node) -> str:
 
 
 def _function(name: str) -> Callable[..., Any]:
-    """Returns the function a file names; nothing but ATen operators and arithmetic on sizes."""
+    """Returns the function a file names; nothing but ATen operators, our own, and arithmetic on sizes."""
     if name in _OPERATORS:
         return _OPERATORS[name]
     parts = str(name).split(".")
+    if len(parts) == 3 and parts[0] == device_ops.NAMESPACE and parts[1] in device_ops.OPERATORS:
+        return device_ops.OPERATORS[parts[1]]
     packet = getattr(torch.ops.aten, parts[1], None) if len(parts) == 3 and parts[0] == "aten" else None
     overload = getattr(packet, parts[2], None) if packet is not None and parts[1] not in _REFUSED else None
     if not isinstance(overload, torch._ops.OpOverload):

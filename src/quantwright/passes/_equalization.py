@@ -24,6 +24,8 @@ SHRINK_LARGE: tuple[tuple[tuple[float, float, float], ...], float] = (((30.0, 50
 TINY_WEIGHT = 1e-7  # weights count as at least this when biases are compared with them
 MIN_RANGE_SUM = 0.5  # channels whose two ranges sum to less than this are left alone
 
+KERAS_LIMIT = 10.0  # vai_q_tensorflow2 (spec vai_q_tensorflow2 5.1): no channel is scaled by more in one step
+
 # Published DFQ (Nagel et al. 2019, arXiv 1906.04721, section 4.1)
 MAX_SWEEPS = 200  # sweeps over all pairs
 TOLERANCE = 1e-3  # converged when no factor of a sweep is further than this from 1
@@ -73,6 +75,28 @@ def vitis_factors(first_GOIK: Tensor, bias: Tensor | None, second_GOIK: Tensor) 
     ones = torch.ones_like(r0)
     factors = torch.where(middle != 0, r0 / middle, ones)
     return torch.where(r0 + r1 < MIN_RANGE_SUM, ones, factors)
+
+
+def keras_factors(
+    first_GOIK: Tensor, bias: Tensor | None, second_GOIK: Tensor, *, balance: str, threshold: float
+) -> Tensor:
+    """Returns s of one pair as vai_q_tensorflow2 computes it (spec vai_q_tensorflow2 5.1); it multiplies by 1 / s.
+
+    Args:
+        balance: ``max`` or ``avg``: what of a channel's magnitudes is its range; the bias is one of them.
+        threshold: channels whose two largest magnitudes sum to less are left alone.
+
+    Shapes:
+        first_GOIK, second_GOIK: the two weights; bias: [C] of the first; result: [C], C = outputs of the first.
+    """
+    head_CN = first_GOIK.abs().flatten(0, 1).flatten(1)
+    if bias is not None:
+        head_CN = torch.cat([head_CN, bias.abs().unsqueeze(1)], 1)
+    tail_CN = second_GOIK.abs().transpose(1, 2).flatten(0, 1).flatten(1)
+    largest_C = head_CN.amax(1) + tail_CN.amax(1)
+    head_C, tail_C = (n.amax(1) if balance == "max" else n.mean(1) for n in (head_CN, tail_CN))
+    scale_C = sqrt(tail_C / head_C.clamp(min=1e-30)).clamp(1.0 / KERAS_LIMIT, KERAS_LIMIT)
+    return torch.where(largest_C < threshold, torch.ones_like(scale_C), scale_C).reciprocal()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

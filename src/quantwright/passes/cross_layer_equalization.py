@@ -1,6 +1,7 @@
 """Evens out the channel ranges of layers in a row, so that one scale per tensor fits them; the function is kept.
 
 ``vitis`` is what vai_q_pytorch does (spec vai_q_pytorch 4.2): once over the convolutions of a chain, biases counted in.
+``vitis_keras`` is what vai_q_tensorflow2 does (spec vai_q_tensorflow2 5.1): ten sweeps, convolutions behind ReLUs only.
 ``dfq`` is the published method (Nagel et al. 2019, arXiv 1906.04721): all layers, iterated until it settles; on request
 high biases are then absorbed by the next layer, an approximation. Run ``relu6_to_relu`` and ``fold_batchnorm`` first:
 a ReLU6 or a batch norm ends a chain, and absorption needs the statistics that folding leaves behind.
@@ -16,22 +17,37 @@ import torch
 from torch import Tensor
 
 from quantwright.config import kinds
-from quantwright.errors import Problem, Problems, UnknownNameError, did_you_mean
+from quantwright.errors import ConfigError, Problem, Problems, UnknownNameError, did_you_mean
 from quantwright.graph import edit
 from quantwright.graph.graph import Graph
 from quantwright.passes import Change
 from quantwright.passes._absorption import SIGMAS, absorb, scale_statistics
+from quantwright.passes._activations import made_by_module
 from quantwright.passes._chains import Layer, Pair, find_pairs
 from quantwright.passes._channels import per_input, per_output
-from quantwright.passes._equalization import TOLERANCE, dfq_factors, vitis_factors
+from quantwright.passes._equalization import TOLERANCE, dfq_factors, keras_factors, vitis_factors
 from quantwright.passes._sharing import unshare
 
 PARAMS = {
     "method": {
         "type": "str",
         "default": "dfq",
-        "choices": ["dfq", "vitis"],
-        "help": "dfq: all layers, iterated until it settles; vitis: as vai_q_pytorch does",
+        "choices": ["dfq", "vitis", "vitis_keras"],
+        "help": "dfq: all layers, iterated until it settles; vitis: as vai_q_pytorch does; vitis_keras: as "
+        "vai_q_tensorflow2 does",
+    },
+    "steps": {"type": "int", "default": 10, "min": 0, "max": 1000000, "help": "vitis_keras: sweeps over all pairs"},
+    "balance": {
+        "type": "str",
+        "default": "max",
+        "choices": ["max", "avg"],
+        "help": "vitis_keras: the range of a channel is its largest or its average magnitude",
+    },
+    "threshold": {"type": "float", "default": 0.1, "min": 0, "help": "vitis_keras: smaller channels are left alone"},
+    "through_relu6": {
+        "type": "bool",
+        "default": False,
+        "help": "vitis_keras: also through ReLU6 and padding, which changes the network",
     },
     "absorb_bias": {
         "type": "bool",
@@ -69,6 +85,10 @@ def run(
     absorb_bias: bool = False,
     sigmas: float = SIGMAS,
     absorb_padded: bool = False,
+    steps: int = 10,
+    balance: str = "max",
+    threshold: float = 0.1,
+    through_relu6: bool = False,
 ) -> list[Change]:
     """Returns one change per pair of layers that was equalized, and one per absorbed bias.
 
@@ -76,9 +96,19 @@ def run(
         ConfigError: a parameter that has no effect with the others.
         UnknownNameError: no such method.
     """
-    if method not in METHODS:
-        raise UnknownNameError(f"no equalization method '{method}'", allowed=METHODS, fix=did_you_mean(method, METHODS))
+    if method not in CHOICES:
+        raise UnknownNameError(f"no equalization method '{method}'", allowed=CHOICES, fix=did_you_mean(method, CHOICES))
     _refuse_without_effect(method, absorb_bias, sigmas, absorb_padded)
+    if (steps, balance, threshold, through_relu6) != (10, "max", 0.1, False) and method != "vitis_keras":
+        why = f"the method {method} has no steps, balance, threshold or through_relu6"
+        raise ConfigError([_without_effect("steps", steps, why, "method: vitis_keras")])
+    if method == "vitis_keras":
+        changes = [Change(by=_NAME, node=node, text=text) for node, text in unshare(graph, KERAS_MEMBERS)]
+        through = ("relu", "relu6", "pad") if through_relu6 else ("relu",)
+        found = find_pairs(graph, members=KERAS_MEMBERS, through=through)
+        changes += [_scaled(pair, s, {}) for pair, s in _keras(graph, found, steps, balance, threshold)]
+        edit.clean(graph)
+        return changes
     chosen, changes = METHODS[method], []
     if method == "vitis":
         changes += [Change(by=_NAME, node=node, text=text) for node, text in unshare(graph, chosen.members)]
@@ -160,6 +190,25 @@ def _dfq(graph: Graph, pairs: list[Pair]) -> list[tuple[Pair, Tensor, dict[str, 
     return done
 
 
+def _keras(graph: Graph, pairs: list[Pair], steps: int, balance: str, threshold: float) -> list[tuple[Pair, Tensor]]:
+    """Returns the factors of every pair, all steps together (spec vai_q_tensorflow2 5.1).
+
+    In a sweep the tool takes convolutions in a row first, then those with an ``Activation`` between, then a ``ReLU``.
+    """
+    pairs = sorted(pairs, key=lambda pair: sum(1 + made_by_module(node, "ReLU") for node in pair.between[:1]))
+    totals: list[Tensor | None] = [None] * len(pairs)
+    for _ in range(steps):
+        for index, pair in enumerate(pairs):
+            bias = None if pair.first.bias is None else graph.parameter(pair.first.bias).detach()
+            weights = pair.first.weight_view(graph), pair.second.weight_view(graph)
+            s = keras_factors(weights[0], bias, weights[1], balance=balance, threshold=threshold)
+            scale_outputs(graph, pair.first, s)
+            scale_inputs(graph, pair.second, s)
+            total = totals[index]
+            totals[index] = s if total is None else total * s
+    return [(pair, total) for pair, total in zip(pairs, totals, strict=True) if total is not None]
+
+
 @torch.no_grad()
 def scale_outputs(graph: Graph, layer: Layer, s: Tensor) -> None:
     """Divides weight, bias and known statistics of each output channel of ``layer`` by its factor.
@@ -190,6 +239,8 @@ def scale_inputs(graph: Graph, layer: Layer, s: Tensor) -> None:
     graph.set_parameter(layer.weight, weight)
 
 
+KERAS_MEMBERS = ("conv2d", "depthwise_conv2d")  # spec vai_q_tensorflow2 5.1
+CHOICES = ("dfq", "vitis", "vitis_keras")
 METHODS = {
     "dfq": Method(
         members=(*kinds.CONV, *kinds.CONV_TRANSPOSE, *kinds.LINEAR),

@@ -27,12 +27,18 @@ PARAMS = {
     "scope": {
         "type": "str",
         "default": "all",
-        "choices": ["all", "vitis"],
-        "help": "all: every convolution and linear layer; vitis: 2d and 3d convolutions, other batch norms simplified",
+        "choices": ["all", "vitis", "vitis_keras"],
+        "help": "all: every convolution and linear layer; vitis: 2d and 3d convolutions, other batch norms simplified;"
+        " vitis_keras: 2d convolutions and linear layers, other batch norms simplified",
     },
 }
 _WIDE = tuple(kind for kind in (*kinds.CONV, *kinds.CONV_TRANSPOSE) if not kind.endswith("1d"))
-SCOPES = {"all": (*kinds.CONV, *kinds.CONV_TRANSPOSE, *kinds.LINEAR), "vitis": _WIDE}  # spec vai_q_pytorch 4, step 3
+SCOPES = {
+    "all": (*kinds.CONV, *kinds.CONV_TRANSPOSE, *kinds.LINEAR),
+    "vitis": _WIDE,  # spec vai_q_pytorch 4, step 3
+    # spec vai_q_tensorflow2 5.1; what is left becomes a depthwise 1x1 convolution there: a scale and a shift
+    "vitis_keras": ("conv2d", "depthwise_conv2d", "conv_transpose2d", "linear"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,25 +61,31 @@ def run(graph: Graph, scope: str = "all") -> list[Change]:
     if scope not in SCOPES:
         raise UnknownNameError(f"no scope '{scope}'", allowed=SCOPES, fix=did_you_mean(scope, SCOPES))
     changes: list[Change] = []
-    if scope == "vitis":
+    if scope.startswith("vitis"):
         changes += [Change(by="fold_batchnorm", node=node, text=text) for node, text in unshare(graph, SCOPES[scope])]
-    while folds := _find(graph, SCOPES[scope]):  # a batch norm behind a folded one is found in the next round
+    concats = scope != "vitis_keras"
+    while folds := _find(graph, SCOPES[scope], concats):  # a batch norm behind a folded one is found in the next round
         changes += _fold(graph, folds)
-    if scope == "vitis":
+    if scope.startswith("vitis"):
         changes += simplify(graph)
     edit.clean(graph)
     return changes
 
 
-def _find(graph: Graph, members: Sequence[str]) -> list[Fold]:
-    """Returns every batch norm whose input comes from layers of the kinds ``members`` that nobody else reads."""
+def _find(graph: Graph, members: Sequence[str], concats: bool) -> list[Fold]:
+    """Returns every batch norm whose input comes from layers of the kinds ``members`` that nobody else reads.
+
+    Args:
+        concats: also behind a concat of such layers.
+    """
     found = []
     for node in graph.module.graph.nodes:
         norm = ops.batch_norm_info(node)
         value = _value(node) if norm is not None else None
         if norm is None or value is None:
             continue
-        layers = [_foldable(source, members) for source in _sources(norm.x)]
+        sources = _sources(norm.x)
+        layers = [_foldable(source, members) for source in sources if concats or sources == [norm.x]]
         if layers and all(layer is not None for layer in layers):
             found.append(Fold(norm=norm, layers=tuple(layer for layer in layers if layer is not None), value=value))
     return found
