@@ -15,7 +15,7 @@ from quantwright.errors import ConfigError, DataError, InputError
 from quantwright.numerics import affine
 from quantwright.numerics.granularity import group_view
 from quantwright.numerics.qparams import QParams
-from quantwright.watcher import combine, make_observer
+from quantwright.watcher import Range, combine, make_observer, moved
 
 Spec = QuantSpec | Mapping[str, Any]
 
@@ -35,18 +35,23 @@ def observe(batches: Tensor | Iterable[Tensor], spec: Spec) -> QParams:
         ConfigError: the spec is not one; every problem at once.
     """
     whole = complete(spec)
-    if not whole.is_integer:
-        raise InputError(f"format {whole.format} has no scale to measure", allowed="int2..int32, uint2..uint32")
+    if not whole.has_scale:
+        raise InputError(f"format {whole.format} has no scale to measure", allowed="formats that are no casts")
     observer, history = None, []
+    average: Range | None = None
     for batch in [batches] if isinstance(batches, Tensor) else batches:
         _check(batch)
         if observer is None or whole.statistic != "all":
             observer = make_observer(whole)
         observer.observe(group_view(batch.detach(), whole.granularity or Granularity()))
-        if whole.statistic != "all":
+        if whole.statistic == "ema":
+            average = moved(average, observer.range(), whole)
+        elif whole.statistic != "all":
             history.append(observer.qparams())
     if observer is None:
         raise DataError("there is nothing to observe: not one batch", fix="give a tensor or at least one batch")
+    if average is not None:
+        return observer.qparams_of(*average)
     return combine(history, whole.statistic or "max") if history else observer.qparams()
 
 

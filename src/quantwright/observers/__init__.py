@@ -20,6 +20,7 @@ from quantwright.errors import DataError, InputError, StateError, did_you_mean
 from quantwright.numerics.choose import choose_qparams
 from quantwright.numerics.granularity import ends
 from quantwright.numerics.qparams import QParams
+from quantwright.observers import _kernel
 
 
 class Observer(ABC):
@@ -32,6 +33,9 @@ class Observer(ABC):
     Raises:
         InputError: a parameter the observer does not declare, or a value it does not take.
     """
+
+    #: where calibration feeds quantized values, this one passes on what it sees (spec vai_q_tensorflow2 4.5)
+    passes_through = False
 
     def __init__(self, spec: QuantSpec, **params: Any) -> None:
         self.spec = spec
@@ -58,7 +62,11 @@ class Observer(ABC):
 
     def qparams(self) -> QParams:
         """Returns scale and zero point for the range, by the spec's scale policy and symmetry."""
-        return choose_qparams(*self.range(), self.spec)
+        return self.qparams_of(*self.range())
+
+    def qparams_of(self, low_G: Tensor, high_G: Tensor) -> QParams:
+        """Returns scale and zero point for a range: of what was observed, or of an average over batches."""
+        return choose_qparams(low_G, high_G, self.spec)
 
     def merge(self, other: Self) -> None:
         """Takes in what another observer of the same kind saw, as if this one had seen it too.
@@ -133,10 +141,10 @@ def extent(x_GN: Tensor) -> tuple[Tensor, Tensor]:
         raise DataError(f"the tensor is {x_GN.dtype}", allowed="floating point", fix="leave this tensor unquantized")
     if x_GN.numel() == 0:
         raise DataError("the tensor is empty", fix="calibrate on batches that have elements here")
-    low_G, high_G = ends(x_GN)
+    low_G, high_G = _kernel.extent(x_GN) or ends(x_GN)
     if not bool((low_G.isfinite() & high_G.isfinite()).all()):
         raise DataError("the tensor has NaN/Inf values", fix="look for a division by zero or an overflow before it")
-    return low_G.double(), high_G.double()
+    return low_G.double() + 0.0, high_G.double() + 0.0  # -0.0 is 0.0
 
 
 def nothing_observed(observer: Observer) -> StateError:

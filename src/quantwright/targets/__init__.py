@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from quantwright.config.config import Calibration, RoleSpecs, Step
 from quantwright.config.spec import QuantSpec, Role
@@ -72,26 +72,59 @@ class Placement:
 
     Attributes:
         layers_only: kinds that count only where one of torch's own layers computes them; as a function they are float.
+        layer_types: the classes that ``layers_only`` means, without ``torch.nn.``; () is every layer of torch's.
         fuse_behind: a kind handled ``fuse`` -> the kinds it joins; a kind that is not listed joins any.
         alone: a kind handled ``fuse`` -> its handling where it has joined nothing.
         hosts: kinds of data movement handled ``fuse`` behind which their group is quantized (else: before them).
         unread: (kind, kind of a reader): the reader does not ask for such an operand to be quantized.
         passed_over: a kind of reader -> kinds; one that reads any of these asks for none of its operands.
         tensors_only: kinds that ask for nothing when they read one tensor and a number (``x * 0.5``).
-        results: what the network returns is quantized like any other value (``computed``), always, or never (``float``).
+        inputs: inputs of the network are quantized where something ``read``s them so, or always (``quantized``).
+        results: what the network returns is quantized like any value (``computed``), always, or never (``float``).
+        own_inputs: an operation quantizes what it reads by its own input spec, also where the producer left that float
+            or quantized it otherwise; the same spec is not applied twice.
+        float_operands: an operation that reads several values takes those that were computed in float as they are; only
+            one that reads a single value has it quantized.
+        float_readers: a value computed in float is quantized for those that ask for it; all others read it as it is.
         end_bits: width of the weights of layers that read an input of the network or compute its result, and of what
             those layers read, where no rule says otherwise; 0: as everywhere.
     """
 
     layers_only: tuple[str, ...] = ()
+    layer_types: tuple[str, ...] = ()
     fuse_behind: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     alone: Mapping[str, Handling] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
     unread: tuple[tuple[str, str], ...] = ()
     passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tensors_only: tuple[str, ...] = ()
+    inputs: Literal["read", "quantized"] = "read"
     results: Literal["computed", "quantized", "float"] = "computed"
+    own_inputs: bool = False
+    float_operands: bool = False
+    float_readers: bool = False
     end_bits: int = 0
+
+
+Limit = Callable[[str, Mapping[str, Any]], "str | None"]
+"""(kind, the operation's arguments by name) -> None when the device can compute it, else why not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """Returns what a device beside a CPU computes itself; the rest falls to the CPU.
+
+    Attributes:
+        host: kinds that are quantized and computed on the CPU all the same.
+        limits: what the device cannot do with a kind it knows.
+        bits: the widths it computes on.
+        advice: kind -> what brings such operations onto the device.
+    """
+
+    host: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    bits: tuple[int, ...] = ()
+    advice: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +146,7 @@ class Target:
         sign: ``fixed``, or ``by_range``: where a config asks for a symmetric activation and leaves its format open, a
             value that cannot be negative is unsigned and every other one signed.
         placement: where quantizers go, beyond the handling of kinds.
+        device: which operations the device computes itself, where there is a CPU beside it; None: all it quantizes.
     """
 
     name: str
@@ -130,6 +164,7 @@ class Target:
     float_results: tuple[str, ...] = ()
     sign: Literal["fixed", "by_range"] = "fixed"
     placement: Placement = field(default_factory=Placement)
+    device: Device | None = None
 
     def handling(self, kind: str) -> Handling:
         """Returns what happens to ``kind``."""

@@ -6,9 +6,12 @@ kinds it never meets (``roll``, ``gather`` ...) only move data and pass their gr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from quantwright.config import kinds
 from quantwright.config.spec import QuantSpec, Role
-from quantwright.targets import Handling
+from quantwright.targets import Device, Handling
 
 #: 4.3 "quantizable ops": their output has a range of its own; concat is quantized at its output only
 COMPUTE = (*kinds.CONV, *kinds.CONV_TRANSPOSE, *kinds.LINEAR, *kinds.MATMUL, *kinds.NORM, *kinds.POOL_AVERAGE,
@@ -52,3 +55,32 @@ def only_weights_per_channel(spec: QuantSpec, role: Role, kind: str) -> str | No
     if role == "weight" or spec.granularity is None or spec.granularity.kind == "per_tensor":
         return None
     return f"granularity {spec.granularity} is for weights only; use per_tensor"
+
+
+def _groups(kind: str, params: Mapping[str, Any]) -> str | None:
+    """Returns why a grouped convolution is not computed: it is neither plain nor depthwise."""
+    groups = params.get("groups", 1)
+    if kind not in kinds.CONV or kind.startswith("depthwise") or groups == 1:
+        return None
+    return f"groups={groups} is neither 1 nor the number of input channels."
+
+
+def _slope(kind: str, params: Mapping[str, Any]) -> str | None:
+    """Returns why a leaky ReLU is not computed: there is one slope (4.6)."""
+    slope = params.get("negative_slope", LEAKY)
+    if kind != "leaky_relu" or slope == LEAKY:
+        return None
+    return f"negative_slope={slope:g} is not 26/256={LEAKY}; the pass dpu_operators makes it so."
+
+
+LEAKY = 26 / 256
+#: what a DPU computes itself (UG1414; 4.6): limits on sizes are its compiler's and are not checked
+DPU = Device(
+    host=HOST,
+    limits=(_groups, _slope),
+    bits=(8,),
+    advice={
+        "sigmoid": "the pass dpu_operators turns it into a hard sigmoid (convert_sigmoid_to_hard_sigmoid)",
+        "silu": "the pass silu_to_hardswish turns it into a hard swish",
+    },
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from quantwright.config.config import Calibration, RoleSpecs, Step
 from quantwright.config.spec import Granularity, ObserverSpec, QuantSpec, Role
 from quantwright.targets import Arithmetic, Target
-from quantwright.targets._vitis import KINDS, PARAMETERS
+from quantwright.targets._vitis import DPU, KINDS, PARAMETERS
 
 ROUNDING = {"weight": "half_away", "bias": "half_away", "input": "half_up", "output": "half_up"}  # 2.4, 3.5
 
@@ -32,6 +32,8 @@ def _symmetric(spec: QuantSpec, role: Role, kind: str) -> str | None:
 
 def _format(spec: QuantSpec, role: Role, kind: str) -> str | None:
     """Returns what is wrong with the format: signed integers only."""
+    if spec.is_scaled:
+        return f"format {spec.format} is no integer, and the hardware multiplies integers; use int8"
     if spec.is_integer and not spec.signed:
         return f"format {spec.format} is unsigned; use int{spec.bits}"
     return None
@@ -89,6 +91,8 @@ plugin = Target(
         Step(name="relu6_to_relu"),
         Step(name="fold_batchnorm"),
         Step(name="cross_layer_equalization", params={"method": "vitis"}),
+        Step(name="dpu_operators"),
     ),
     calibration=Calibration(inputs="quantized", batch_qparams="running", modal_ties="larger_scale"),
+    device=DPU,
 )

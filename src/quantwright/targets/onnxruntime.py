@@ -13,8 +13,11 @@ WEIGHTS = ("int4", "uint4", "int8", "uint8", "int16", "uint16")
 
 
 def _format(spec: QuantSpec, role: Role, kind: str) -> str | None:
-    """Returns what is wrong with the format of a weight or activation; float16 and bfloat16 are casts."""
+    """Returns what is wrong with a format; float16 and bfloat16 are casts."""
     allowed = WEIGHTS if role == "weight" else ACTIVATIONS
+    if spec.is_scaled:
+        names = "int32" if role == "bias" else ", ".join(allowed)
+        return f"format {spec.format} has no integer kernel; use {names}, or target generic, which computes it in float"
     if role == "bias" or not spec.is_integer or spec.format in allowed:
         return None
     return f"format {spec.format} is not stored by QuantizeLinear; use one of {', '.join(allowed)}"

@@ -1,0 +1,7 @@
+"""sophgo-mq's chip CV181X, strategy CNN: inputs and outputs of most operations, weights without -128."""
+
+from __future__ import annotations
+
+from quantwright.targets._sophgo import chip
+
+plugin = chip("sophgo_cv181x", "CV181X", narrow=True)
