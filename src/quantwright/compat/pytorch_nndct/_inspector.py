@@ -1,6 +1,6 @@
 """Inspector: which operation of a network the device would compute, as the original's report has it.
 
-What is known is what ``targets/dpu`` says: kinds of operations. Limits on sizes (kernels, channels, strides) are in
+What is known is what ``plan/device`` finds in ``targets/dpu``. Limits on sizes (kernels, channels, strides) are in
 AMD's compiler and are not checked; the report says so.
 """
 
@@ -19,10 +19,8 @@ from quantwright import files
 from quantwright.api import decide
 from quantwright.compat.pytorch_nndct._arguments import as_device, as_example, require_architecture
 from quantwright.compat.pytorch_nndct._messages import note, preparing, warn
-from quantwright.compat.pytorch_nndct._names import Operation, by_node, operations
-from quantwright.config import kinds
-from quantwright.targets import Target
-from quantwright.targets._vitis import HOST
+from quantwright.compat.pytorch_nndct._names import Operation, operations
+from quantwright.plan.device import Placed, place
 
 RULE = "=" * 100
 
@@ -67,7 +65,8 @@ class Inspector:
             decided = decide(
                 module, "vai_q_pytorch", as_example(input_args, None), target="dpu", device=as_device(device)
             )
-        self.assignments = assign(operations(decided.graph), decided.target)
+        placed = place(decided.graph.facts(), decided.target, decided.plan)
+        self.assignments = assign(operations(decided.graph), placed)
         path = Path(output_dir) / f"inspect_{self.target}.txt"
         files.write_text(path, _report(self.target, decided.graph.name, self.assignments))
         if verbose_level > 0:
@@ -75,14 +74,10 @@ class Inspector:
         note("Finish inspecting.")
 
 
-def assign(found: Sequence[Operation], target: Target) -> tuple[Assignment, ...]:
-    """Returns where each operation is computed, in execution order."""
-    operation_of = by_node(tuple(found))
-    made: dict[str, Assignment] = {}
-    for operation in found:
-        before = [made[operation_of[name].name] for name in _inputs(operation) if name in operation_of]
-        made[operation.name] = _assign(operation, target, before)
-    return tuple(made.values())
+def assign(found: Sequence[Operation], placed: Sequence[Placed]) -> tuple[Assignment, ...]:
+    """Returns where each operation is computed, in execution order, with the reasons in the original's words."""
+    of_node = {item.node: item for item in placed}
+    return tuple(_assign(operation, of_node[operation.nodes[0].name]) for operation in found)
 
 
 def _inputs(operation: Operation) -> list[str]:
@@ -90,23 +85,14 @@ def _inputs(operation: Operation) -> list[str]:
     return [name for node in operation.nodes for name in node.inputs if name not in members]
 
 
-def _assign(operation: Operation, target: Target, before: Sequence[Assignment]) -> Assignment:
-    kind = operation.nodes[0].kind
-    if kind == kinds.INPUT:
-        return Assignment(operation=operation, device="user")
-    handling = target.handling(kind)
-    if handling == "float" or kind in HOST:
-        why = f"{operation.type} can't be assigned to DPU."
-        return Assignment(operation=operation, device="cpu", constraint=why)
-    weight = operation.nodes[0].weight
-    if kind in kinds.CONV and weight is not None and weight.groups > 1 and not kind.startswith("depthwise"):
-        why = f"groups={weight.groups} is neither 1 nor the number of input channels."
-        return Assignment(operation=operation, device="cpu", constraint=why)
-    from_cpu = bool(before) and all(assignment.device == "cpu" for assignment in before)
-    if handling in ("fuse", "share", "join") and from_cpu:
-        why = f"The input of {operation.type} is not on DPU."
-        return Assignment(operation=operation, device="cpu", constraint=why)
-    return Assignment(operation=operation, device="dpu")
+def _assign(operation: Operation, placed: Placed) -> Assignment:
+    words = {
+        "": "",
+        "kind": f"{operation.type} can't be assigned to DPU.",
+        "input": f"The input of {operation.type} is not on DPU.",
+    }
+    device = {"device": "dpu", "cpu": "cpu", "user": "user"}[placed.where]
+    return Assignment(operation=operation, device=device, constraint=words.get(placed.cause, placed.reason))
 
 
 def _summary(assignments: Sequence[Assignment], *, everything: bool) -> str:

@@ -42,6 +42,7 @@ class QuantModel(nn.Module):
         """Ends the calibration: every tensor has its scale, and calls compute quantized from now on."""
         if self._calibrator is not None:
             self._calibrator.finish()
+            self.prepared.refine(())  # what needs no data: positions are adjusted now, as in the original
         self.calibrating, self._calibrator = False, None
 
     @torch.no_grad()
@@ -80,11 +81,11 @@ def prepare_model(
 
 def _require_one_pass(prepared: PreparedModel) -> None:
     """Raises RefusedError for a configuration whose algorithms need the batches again after calibration."""
-    again = [
-        step.name
-        for step in prepared.config.refine
-        if registry.load("algorithms", step.name).during_calibration(prepared, **step.params) is None
-    ]
+    again = []
+    for step in prepared.config.refine:
+        algorithm = registry.load("algorithms", step.name)
+        if algorithm.needs_data and algorithm.during_calibration(prepared, **step.params) is None:
+            again.append(step.name)
     if again:
         raise coded(
             "QUANT_CONFIG",

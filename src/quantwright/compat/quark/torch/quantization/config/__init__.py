@@ -1,0 +1,1 @@
+"""``quark.torch.quantization.config``: the modules ``config`` and ``type``."""
