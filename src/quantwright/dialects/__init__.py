@@ -8,8 +8,8 @@ defaults of the other tool become values with a Source, so that ``explain`` can 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from quantwright.config.config import QuantConfig, Unmapped
 from quantwright.config.document import Document
@@ -22,6 +22,7 @@ class Dialect:
     Attributes:
         keys: its top-level keys; they tell which dialect an unrecognised document is nearest to.
         default: what the tool does when it is given no file; becomes a preset of the dialect's name.
+        presets: configurations the tool itself has names for; each becomes a preset of that name.
     """
 
     name: str
@@ -31,3 +32,4 @@ class Dialect:
     write: Callable[[QuantConfig], tuple[str, list[Unmapped]]]
     keys: tuple[str, ...] = ()
     default: Callable[[], QuantConfig] | None = None
+    presets: Mapping[str, Callable[[], QuantConfig]] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from quantwright.dialects._native_spec import SpecReader
 
 KEYS = tuple(Pattern.model_fields)
 _WORDS = ("type", "name", "function")
+_AT = "write '0' for what the head reads first, '0.1' for the second that one reads; leave it out for the head"
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -35,7 +36,7 @@ def read_at(reader: SpecReader, value: Any, path: JsonPath, pattern: Pattern) ->
     if isinstance(text, str) and pattern_at(pattern, text) is not None:
         return text
     allowed = ", ".join(f"'{place}'" for place in places(pattern))
-    reader.add("value", path, f"{value!r:.40} is no place in the pattern", value=value, allowed=allowed, fix=None)
+    reader.add("value", path, f"{value!r:.40} is no place in the pattern", value=value, allowed=allowed, fix=_AT)
     return None
 
 

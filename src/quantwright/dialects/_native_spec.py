@@ -15,9 +15,7 @@ from quantwright.config.reader import Reader, kind_of, shown
 from quantwright.config.spec import (
     EXPONENTS,
     FITS,
-    FLOAT_FORMATS,
     GRANULARITIES,
-    LATER_FORMATS,
     ROLES,
     ROUNDINGS,
     SCALES,
@@ -28,11 +26,13 @@ from quantwright.config.spec import (
     QuantSpec,
     Role,
     is_integer_format,
+    named_formats,
 )
 from quantwright.errors import did_you_mean
 
-FORMATS = "int2 ... int32, uint2 ... uint32, " + ", ".join((*FLOAT_FORMATS, *LATER_FORMATS))
-ALL_FORMATS = (*(f"{sign}int{bits}" for sign in ("", "u") for bits in range(2, 33)), *FLOAT_FORMATS, *LATER_FORMATS)
+NAMED = named_formats()
+FORMATS = "int2 ... int32, uint2 ... uint32, " + ", ".join(NAMED)
+ALL_FORMATS = (*(f"{sign}int{bits}" for sign in ("", "u") for bits in range(2, 33)), *NAMED)
 _WORDS = {"scale": SCALES, "rounding": ROUNDINGS, "statistic": STATISTICS, "exponent": EXPONENTS, "fit": FITS}
 _PLUGINS = {"observer": ("observers", ObserverSpec, "minmax"), "fake_quant": ("fakequant", FakeQuantSpec, "fixed")}
 FIELDS = tuple(QuantSpec.model_fields)
@@ -46,6 +46,7 @@ class SpecReader(Reader):
     def __init__(self, document: Any) -> None:
         super().__init__(document)
         self._names: dict[str, tuple[str, ...]] = {}
+        self._specs: dict[tuple[Role, str], QuantSpec] = {}
         self._parameters: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
 
     def plugins(self, kind: str) -> tuple[str, ...]:
@@ -62,8 +63,14 @@ class SpecReader(Reader):
             self._parameters[kind, name] = registry.parameters(kind, name)
         return self._parameters[kind, name]
 
-    def roles(self, value: Mapping[str, Any], path: JsonPath) -> tuple[dict[Role, QuantSpec], dict[str, Source]]:
-        """Returns the specs by role, and the Source of every field (``weight.format``); ``activation`` is two roles."""
+    def roles(
+        self, value: Mapping[str, Any], path: JsonPath, text: str = ""
+    ) -> tuple[dict[Role, QuantSpec], dict[str, Source]]:
+        """Returns the specs by role, and the Source of every field (``weight.format``); ``activation`` is two roles.
+
+        Args:
+            text: how the sources begin.
+        """
         specs: dict[Role, QuantSpec] = {}
         sources: dict[str, Source] = {}
         for key in ("activation", *ROLES):
@@ -71,15 +78,25 @@ class SpecReader(Reader):
                 continue
             roles: tuple[Role, ...] = ("input", "output") if key == "activation" else (key,)  # type: ignore[assignment]
             spec = self.spec(value[key], (*path, key), roles[0])
+            names = spec.fields_set() if self.document.sources else ()
+            said = {name: self.source((*path, key, name), text) for name in names}
             for role in roles:
                 specs[role] = spec.over(specs[role]) if role in specs else spec
-                for name in spec.fields_set():
-                    sources[f"{role}.{name}"] = self.source((*path, key, name))
+                sources.update({f"{role}.{name}": source for name, source in said.items()})
         return specs, sources
 
     def spec(self, value: Any, path: JsonPath, role: Role) -> QuantSpec:
-        """Returns one (partial) spec."""
-        if isinstance(value, str) and (is_integer_format(value.lower()) or value.lower() in FLOAT_FORMATS):
+        """Returns one (partial) spec; equal ones, which large files are full of, are read once."""
+        key, count = (role, repr(value)), len(self.problems.items)
+        if key not in self._specs:
+            spec = self._spec(value, path, role)
+            if len(self.problems.items) > count:
+                return spec
+            self._specs[key] = spec
+        return self._specs[key]
+
+    def _spec(self, value: Any, path: JsonPath, role: Role) -> QuantSpec:
+        if isinstance(value, str) and (is_integer_format(value.lower()) or value.lower() in NAMED):
             fix = f"write {{format: {value.lower()}}}"
             self.add("type", path, f"'{path[-1]}' is {shown(value)}, not a mapping", value=value, fix=fix)
             return QuantSpec()
@@ -116,6 +133,8 @@ class SpecReader(Reader):
             fix = f"write {value.lower()}"
         elif isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 32:
             fix = f"write int{value} or uint{value}"
+        elif isinstance(value, str) and re.fullmatch(r"u?int\d+", value.strip().lower()):
+            fix = "integer formats have 2 to 32 bits"
         message = f"{shown(value)} is not a format"
         self.add("format", path, message, value=value, allowed=FORMATS, fix=fix or "choose one of these")
         return None

@@ -18,6 +18,7 @@ ROLES: dict[str, Role] = {"weights": "weight", "bias": "bias", "activation": "ou
 TARGETS = {"DPU": "dpu", "FLEXML": "dpu", "CPU": "vitis_cpu", "GPU": "vitis_cpu"}
 FIXED_POINT = ("DPU", "FLEXML")
 SCOPE = 5  # 3.5: the DPU engine tries five positions whatever the method says
+ALIGNED = {"concat": "change_concat_input_fix", "pool": "change_pool_input_fix"}
 INPUT_TEXT = f"{TOOL}: an input of the network takes the activation settings"
 
 
@@ -46,8 +47,7 @@ def to_config(reader: VaiReader, effective: Effective, layers: list[tuple[Layer,
         default_sources=sources,
         rules=(_input_rule(reader, effective), *_layer_rules(reader, layers, device)),
         optimize=_optimize(effective),
-        refine=(Step(name="bias_correction", params={"method": "vitis"}),) if effective.flags["include_bias_corr"].value
-        else (),
+        refine=_refine(reader, effective),
         calibration=_calibration(device),
         dialect=TOOL,
         source=reader.source((), TOOL),
@@ -76,6 +76,24 @@ def _optimize(effective: Effective) -> tuple[Step, ...]:
     steps.append(Step(name="fold_batchnorm", params={"scope": "vitis"}))
     if flags["include_cle"]:
         steps.append(Step(name="cross_layer_equalization", params={"method": "vitis"}))
+    return (*steps, Step(name="dpu_operators", params={"method": "vitis_pytorch"}))  # 4.6: on every target
+
+
+def _refine(reader: VaiReader, effective: Effective) -> tuple[Step, ...]:
+    """Returns the bias correction, which works while calibration runs, and what the tool does to positions (4.4)."""
+    steps = []
+    if effective.flags["include_bias_corr"].value:
+        steps.append(Step(name="bias_correction", params={"method": "vitis"}))
+    asked = {ours: True for ours, flag in ALIGNED.items() if effective.flags[flag].value}
+    fixed_point = effective.device.value in FIXED_POINT
+    if effective.mixed:  # 3.7: positions are not adjusted once a float datatype is used
+        for ours in asked:
+            flag = ALIGNED[ours]
+            reader.drop((flag,), f"'{flag}' does nothing beside a float datatype", "inputs keep their own scales")
+    elif fixed_point or asked:
+        # 4.4: the CPU engine aligns and has no limits
+        off = {} if fixed_point else dict.fromkeys(("shift_cut", "shift_bias", "hard_sigmoid", "hard_swish"), False)
+        steps.append(Step(name="position_adjustment", params={"method": "vitis_pytorch", **asked, **off}))
     return tuple(steps)
 
 

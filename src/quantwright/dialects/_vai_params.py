@@ -350,10 +350,6 @@ def _flags(reader: VaiReader, top: Mapping[str, Any]) -> dict[str, Setting]:
         if flags[name].value:
             effect = "no layer is left float; add a rule for the layers that should be (datatype float32)"
             reader.drop((name,), f"'{name}' is a reserved word that {TOOL} does not use", effect)
-    for name in ("change_concat_input_fix", "change_pool_input_fix"):
-        if flags[name].value:
-            effect = "inputs keep positions of their own"
-            reader.drop((name,), f"'{name}' rewrites positions at export, which is not done yet", effect)
     return flags
 
 

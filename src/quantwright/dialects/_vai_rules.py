@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from quantwright.config.document import JsonPath
@@ -181,20 +181,31 @@ def _check_tensor(
     found: dict[tuple[str, JsonPath], _Found], device: object, tensor: str, settings: Settings, place: JsonPath
 ) -> None:
     values = {key: setting.value for key, setting in settings.items()}
-    if values["datatype"] not in ("int", None):  # 2.4 holds for the datatype int
+    for rule in _broken(device, tensor, values):
+        path = settings[rule.key].path
+        entry = found.setdefault((rule.code, place if path is None else path), _Found(rule, values[rule.key]))
+        if tensor not in entry.tensors:
+            entry.tensors.append(tensor)
+
+
+def first_broken(device: str, tensor: str, values: Mapping[str, object]) -> str | None:
+    """Returns the setting that the first conflict between ``values`` is about, or None when the tool takes them all."""
+    return next((rule.key for rule in _broken(device, tensor, values)), None)
+
+
+def _broken(device: object, tensor: str, values: Mapping[str, object]) -> Iterator[Conflict]:
+    """Yields the conflicts between the settings of one tensor; what is not there or could not be read has none."""
+    if values.get("datatype") not in ("int", None):  # 2.4 holds for the datatype int
         rules: tuple[Conflict, ...] = (_FLOAT_ON_DPU,) if device in ("DPU", "FLEXML") else ()
     elif device is None:
         rules = (_WIDE,)
     else:
         rules = (*(CPU_RULES if device in ("CPU", "GPU") else DPU_RULES), _WIDE)
     for rule in rules:
-        if tensor not in rule.tensors or any(values[key] is None for key in (rule.key, *rule.uses)):
+        if tensor not in rule.tensors or any(values.get(key) is None for key in (rule.key, *rule.uses)):
             continue
         if rule.when(values) and rule.broken(values[rule.key]):
-            path = settings[rule.key].path
-            entry = found.setdefault((rule.code, place if path is None else path), _Found(rule, values[rule.key]))
-            if tensor not in entry.tensors:
-                entry.tensors.append(tensor)
+            yield rule
 
 
 def _bias_width(reader: VaiReader, tensors: Mapping[str, Settings], place: JsonPath) -> None:

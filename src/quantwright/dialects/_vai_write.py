@@ -13,7 +13,7 @@ from quantwright.config.spec import BASE_SPEC, FLOAT_FORMATS, ROLES, QuantSpec, 
 from quantwright.dialects import _vai_map
 from quantwright.dialects._vai_map import FIXED_POINT, ROUNDING, resolve_layers, to_config
 from quantwright.dialects._vai_params import TENSORS, VaiReader, built_in, read_effective
-from quantwright.dialects._vai_rules import check
+from quantwright.dialects._vai_rules import check, first_broken
 from quantwright.errors import UnknownNameError
 
 _ROUND_MODE = {ours: theirs for theirs, ours in ROUNDING.items()}
@@ -58,7 +58,10 @@ def _device(config: QuantConfig, base: Mapping[Role, QuantSpec]) -> str:
 
 def _flags(config: QuantConfig) -> dict[str, Any]:
     steps = [step.name for step in config.optimize or ()]
+    adjusted = [step.params for step in config.refine if step.name == "position_adjustment"]
+    aligned = {ours for params in adjusted for ours, on in params.items() if on}
     return {
+        **{flag: True for ours, flag in _vai_map.ALIGNED.items() if ours in aligned},
         "convert_relu6_to_relu": "relu6_to_relu" in steps,
         "convert_silu_to_hswish": "silu_to_hardswish" in steps,
         "include_cle": "cross_layer_equalization" in steps,
@@ -67,7 +70,7 @@ def _flags(config: QuantConfig) -> dict[str, Any]:
 
 
 def _params(spec: QuantSpec, role: Role, device: str) -> dict[str, Any]:
-    """Returns the nearest parameters of the tool for a complete spec."""
+    """Returns the nearest parameters of the tool for a complete spec that it accepts."""
     if not spec.is_integer:
         return {"datatype": spec.format}
     signed = spec.signed
@@ -84,9 +87,27 @@ def _params(spec: QuantSpec, role: Role, device: str) -> dict[str, Any]:
     }
     if role == "output":
         params["calib_statistic_method"] = spec.statistic if spec.statistic != "all" else "max"
+    params = _accepted(params, _TENSOR.get(role, "input"), device)
     if params["method"] == "percentile" and spec.observer is not None:
         params["percentage"] = float(spec.observer.params.get("percentile", 99.99))
     return params
+
+
+def _accepted(params: Mapping[str, Any], tensor: str, device: str) -> dict[str, Any]:
+    """Returns parameters with every setting that the tool refuses beside the others replaced by one that it takes."""
+    made = dict(params)
+    broken = first_broken(device, tensor, made)
+    for _ in range(len(made)):  # one repair may lead to the next; none leads back
+        if broken is None:
+            break
+        two = made.get("scale_type") == "poweroftwo"
+        made[broken] = {
+            "method": "diffs" if two else "maxmin", "calib_statistic_method": "modal" if two else "max",
+            "round_mode": "half_up" if tensor == "activation" else "std_round", "symmetry": True, "signed": True,
+            "per_channel": False, "scale_type": "poweroftwo", "bit_width": 16,
+        }[broken]  # fmt: skip
+        broken = first_broken(device, tensor, made)
+    return made
 
 
 def _method(spec: QuantSpec, device: str) -> str:
@@ -100,6 +121,8 @@ def _method(spec: QuantSpec, device: str) -> str:
 def _blocks(params: Mapping[str, dict[str, Any]], device: str, input_format: str | None = None) -> dict[str, Any]:
     """Returns ``overall_quantize_config`` with what the weights have, and per tensor what differs from it."""
     model = dict(params)
+    if device in FIXED_POINT and {"bias", "activation"} <= model.keys() and "bit_width" in model["activation"]:
+        model["bias"] = {**model["bias"], "bit_width": model["activation"]["bit_width"]}  # 2.4
     if "activation" in model:  # 0.3: an input takes the activation settings; on the DPU it has to say std_round (2.4)
         rounding = {"round_mode": "std_round"} if device in FIXED_POINT and "round_mode" in model["activation"] else {}
         model["input"] = {**model["activation"], **rounding}
@@ -131,6 +154,8 @@ def _is_layer(rule: Rule) -> bool:
         return False
     if match.function is not None or (match.type is None) == (match.name is None):
         return False
+    if all(rule.get(role) is None for role in _TENSOR):
+        return False  # what a layer reads is the business of what produces it
     text = match.type or match.name or ""
     return not text.startswith("re:") and not any(mark in text for mark in "*?[|")
 

@@ -20,6 +20,7 @@ TOP = ("version", "target", "default", "rules", "optimize", "refine", "calibrati
 RULE = ("match", "exclude", "include", "share", "if_unmatched", *ROLE_KEYS)
 _EFFECTS = (*ROLE_KEYS, "exclude", "include", "share")
 _WORDS = ("type", "name", "function")
+_LONGEST = 160  # characters of a match in messages
 CALIBRATION = {
     "inputs": ("float", "quantized"),
     "batch_qparams": ("running", "batch"),
@@ -34,6 +35,8 @@ def detect(document: Document) -> str | None:
     if not document.value:
         return "an empty mapping"
     found = [key for key in TOP if key in document.value]
+    if found == ["version"] and len(document.value) > 1 and document.value["version"] != 1:
+        return None  # other tools number their files too
     return "it has " + ", ".join(f"'{key}'" for key in found) if found else None
 
 
@@ -46,6 +49,7 @@ def read(document: Document) -> tuple[QuantConfig, list[Unmapped]]:
     reader = SpecReader(document)
     top = reader.mapping(document.value, (), TOP, "the configuration")
     fields: dict[str, Any] = {"source": reader.source((), "configuration")}
+    sources = {key: reader.source((key,), key) for key in ("target", "optimize", "refine", "calibration") if key in top}
     if "version" in top and (top["version"] != 1 or isinstance(top["version"], bool)):
         message = f"version {top['version']!r:.40} is not known"
         reader.add("version", ("version",), message, value=top["version"], allowed="1", fix="write version: 1")
@@ -54,7 +58,8 @@ def read(document: Document) -> tuple[QuantConfig, list[Unmapped]]:
         fields["target"] = reader.word(top["target"], ("target",), known, "target", code="unknown_name")
     if "default" in top:
         roles = reader.mapping(top["default"], ("default",), ROLE_KEYS, "'default'")
-        specs, fields["default_sources"] = reader.roles(roles, ("default",))
+        specs, of_fields = reader.roles(roles, ("default",))
+        sources |= of_fields
         fields["default"] = RoleSpecs(**specs)
     if "rules" in top:
         listed = enumerate(reader.items(top["rules"], ("rules",), "'rules'"))
@@ -66,8 +71,10 @@ def read(document: Document) -> tuple[QuantConfig, list[Unmapped]]:
         fields["refine"] = reader.steps(top["refine"], ("refine",), "algorithms", "passes")
     if "calibration" in top:
         fields["calibration"] = _calibration(reader, top["calibration"])
+    steps = [(key, index) for key in ("optimize", "refine") for index in range(len(fields.get(key) or ()))]
+    sources |= {f"{key}[{index}]": reader.source((key, index), key) for key, index in steps}
     reader.raise_if_any()
-    return _build(reader, fields), []
+    return _build(reader, {**fields, "default_sources": sources}), []
 
 
 def _build(reader: SpecReader, fields: Mapping[str, Any]) -> QuantConfig:
@@ -92,10 +99,12 @@ def _rule(reader: SpecReader, item: Any, path: JsonPath, number: int) -> Rule | 
     exclude = reader.flag(known["exclude"], (*path, "exclude")) if "exclude" in known else False
     include = reader.flag(known["include"], (*path, "include")) if "include" in known else False
     share = _share(reader, known["share"], (*path, "share"), match) if "share" in known else None
-    words = ("error", "warn")
+    words = ("error", "warn", "ignore")
     soft = reader.word(known["if_unmatched"], (*path, "if_unmatched"), words, "value of 'if_unmatched'") \
         if "if_unmatched" in known else "error"  # fmt: skip
-    specs, sources = reader.roles(known, path)
+    said = str(match) if len(str(match)) <= _LONGEST else f"{str(match)[:_LONGEST]} ..."
+    source = reader.source(path, f"rule {number} ({said})")
+    specs, sources = reader.roles(known, path, source.text)
     if exclude and specs:
         reader.add(
             "no_effect",
@@ -111,8 +120,6 @@ def _rule(reader: SpecReader, item: Any, path: JsonPath, number: int) -> Rule | 
         reader.add("no_effect", path, message, allowed=_EFFECTS, fix="say what it changes, or remove it")
     if match is None or len(reader.problems.items) > count:
         return None
-    source = reader.source(path, f"rule {number} ({match})")
-    sources = {key: value.model_copy(update={"text": source.text}) for key, value in sources.items()}
     how: dict[str, Any] = {"exclude": bool(exclude), "include": bool(include), "share": share, "if_unmatched": soft}
     return Rule(match=match, source=source, field_sources=sources, **how, **specs)
 
