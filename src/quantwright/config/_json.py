@@ -5,10 +5,12 @@ from __future__ import annotations
 import bisect
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from quantwright.config._parsing import (
     MAX_DEPTH,
+    MAX_DIGITS,
     MAX_NODES,
     JsonPath,
     Lines,
@@ -18,6 +20,7 @@ from quantwright.config._parsing import (
     too_deep,
     too_large,
 )
+from quantwright.config._quick import ODD, LazyLines, quick_json
 from quantwright.errors import ConfigError, Problem
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -28,12 +31,15 @@ _WORDS = {"true": True, "false": False, "null": None}
 _PYTHON = {"True": "true", "False": "false", "None": "null", "NaN": "a number", "Infinity": "a number"}
 
 
-def parse_json(text: str, file: str | None) -> tuple[Any, Lines]:
+def parse_json(text: str, file: str | None) -> tuple[Any, Mapping[JsonPath, int]]:
     """Returns the value of a JSON text and the line of every path.
 
     Raises:
         ConfigError: not JSON (with the line), or duplicate keys (all of them).
     """
+    value = quick_json(text)
+    if value is not ODD:
+        return value, LazyLines(lambda: _Reader(text, file).document()[1])
     return _Reader(text, file).document()
 
 
@@ -164,8 +170,8 @@ class _Reader:
                 f"'{self.text[self.at : self.at + 12].split()[0]}' is not a JSON number",
                 "write it like 8 or 0.5 or 1e-3",
             )
-        if len(match.group()) > 400:
-            self._fail("a number of more than 400 characters", "write a shorter number")
+        if len(match.group()) > MAX_DIGITS:
+            self._fail(f"a number of more than {MAX_DIGITS} characters", "write a shorter number")
         value = float(match.group()) if match.group(1) or match.group(2) else int(match.group())
         if is_bad_float(value):
             self._fail(f"{match.group()} is too large for a number", "write a finite number")
@@ -194,4 +200,5 @@ class _Reader:
             "/": "JSON has no comments: remove it",
             "#": "JSON has no comments: remove it",
         }
-        self._fail(f"'{found}' where {wanted} is expected", hint.get(found, f"write {wanted} here"))
+        shown = {"'": "a single quote (')", "\n": "a line break"}.get(found, f"'{found}'")
+        self._fail(f"{shown} where {wanted} is expected", hint.get(found, f"write {wanted} here"))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from enum import Enum
 from typing import Any, NoReturn
 
+from quantwright.config._live import spelled, spelled_key
 from quantwright.errors import ConfigError, Problem
 
 JsonPath = tuple["str | int", ...]
 Lines = dict[JsonPath, int]
 
 MAX_DEPTH = 50
-MAX_NODES = 200_000
+MAX_NODES = 1_000_000
+MAX_ALIASED = 200_000  # values that aliases repeat
 MAX_BYTES = 16 * 2**20
+MAX_DIGITS = 400
 
 
 def fail(
@@ -22,20 +27,18 @@ def fail(
     raise ConfigError([Problem(code=code, message=message, file=file, line=line, fix=fix)])
 
 
-def too_deep(file: str | None, line: int | None = None) -> NoReturn:
+def too_deep(file: str | None, line: int | None = None, path: JsonPath = ()) -> NoReturn:
     """Raises the ConfigError for nesting beyond MAX_DEPTH."""
-    fail(f"nested deeper than {MAX_DEPTH} levels", file=file, line=line, code="too_deep", fix="flatten the document")
+    message, begin = f"nested deeper than {MAX_DEPTH} levels", path_text(path[:4])
+    problem = Problem(code="too_deep", message=message, path=begin, file=file, line=line, fix="flatten the document")
+    raise ConfigError([problem])
 
 
-def too_large(file: str | None, line: int | None = None) -> NoReturn:
+def too_large(file: str | None, line: int | None = None, path: JsonPath = ()) -> NoReturn:
     """Raises the ConfigError for more than MAX_NODES values (also after aliases are expanded)."""
-    fail(
-        f"more than {MAX_NODES:,} values, counting every use of an alias",
-        file=file,
-        line=line,
-        code="too_large",
-        fix="split the document, or use fewer aliases",
-    )
+    message, begin = f"more than {MAX_NODES:,} values, or {MAX_ALIASED:,} by aliases", path_text(path[:4])
+    fix = "split the document, or use fewer aliases"
+    raise ConfigError([Problem(code="too_large", message=message, path=begin, file=file, line=line, fix=fix)])
 
 
 def duplicate(key: str, path: JsonPath, *, file: str | None, line: int | None, first: int | None) -> Problem:
@@ -67,6 +70,8 @@ def is_bad_float(value: object) -> bool:
 def plain_copy(value: Any, *, file: str | None, line_of: Any = None) -> Any:
     """Returns ``value`` as plain dicts, lists, strings, numbers, booleans and None; refuses everything else.
 
+    Tuples and sets become lists; classes, functions and enum members, also as keys, the text that names them.
+
     Raises:
         ConfigError: a key that is not text, NaN or infinity, another type, too deep or too large; all at once.
     """
@@ -78,23 +83,42 @@ def plain_copy(value: Any, *, file: str | None, line_of: Any = None) -> Any:
         count += 1
         line = line_of(path) if line_of else None
         if len(path) > MAX_DEPTH:
-            too_deep(file, line)
+            too_deep(file, line, path)
         if count > MAX_NODES:
-            too_large(file, line)
-        if isinstance(item, dict):
-            for key in item:
-                if not isinstance(key, str):
-                    problems.append(_not_plain("key", key, path, file, line, "write keys as text"))
-            return {key: visit(inner, (*path, key)) for key, inner in item.items() if isinstance(key, str)}
+            too_large(file, line, path)
+        if isinstance(item, Mapping):
+            return visit_mapping(item, path, line)
+        if isinstance(item, Enum):
+            return spelled(item)
         if isinstance(item, (list, tuple)):
             return [visit(inner, (*path, index)) for index, inner in enumerate(item)]
+        if isinstance(item, (set, frozenset)):
+            return sorted((visit(inner, (*path, index)) for index, inner in enumerate(item)), key=str)
         if is_bad_float(item):
             problems.append(_not_plain("number", item, path, file, line, "write a finite number"))
+        elif isinstance(item, int) and item.bit_length() > MAX_DIGITS * 3:
+            problems.append(_not_plain("number", item, path, file, line, "write a shorter number"))
+        elif isinstance(item, str) and not item.isascii() and any("\ud800" <= char <= "\udfff" for char in item):
+            problems.append(_not_plain("text", item, path, file, line, "remove the half of a surrogate pair"))
         elif item is not None and not isinstance(item, (str, int, float, bool)):
-            problems.append(
-                _not_plain("value", item, path, file, line, "use text, numbers, true/false, lists and mappings")
-            )
+            text = spelled(item)
+            if text is not None:
+                return text
+            fix = "use text, numbers, true/false, lists, mappings, classes and functions"
+            problems.append(_not_plain("value", item, path, file, line, fix))
         return item
+
+    def visit_mapping(item: Mapping[Any, Any], path: JsonPath, line: int | None) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, inner in item.items():
+            text = spelled_key(key)
+            if text is None:
+                problems.append(_not_plain("key", key, path, file, line, "write keys as text"))
+            elif text in made:
+                problems.append(duplicate(text, (*path, text), file=file, line=line, first=None))
+            else:
+                made[text] = visit(inner, (*path, text))
+        return made
 
     copy = visit(value, ())
     if problems:
@@ -103,7 +127,14 @@ def plain_copy(value: Any, *, file: str | None, line_of: Any = None) -> Any:
 
 
 def _not_plain(what: str, item: object, path: JsonPath, file: str | None, line: int | None, fix: str) -> Problem:
-    message = f"the {what} {item!r:.80} is a {type(item).__name__} that a configuration cannot hold"
-    return Problem(
-        code="not_plain", message=message, path=path_text(path), file=file, line=line, value=repr(item)[:80], fix=fix
-    )
+    text = ascii(item)[:80] if isinstance(item, str) else _repr(item)
+    message = f"a configuration cannot hold the {what} {text} ({type(item).__name__})"
+    return Problem(code="not_plain", message=message, path=path_text(path), file=file, line=line, value=text, fix=fix)
+
+
+def _repr(item: object) -> str:
+    """Returns at most 80 characters of an object, whatever its own idea of that is."""
+    try:
+        return repr(item)[:80]
+    except Exception:  # noqa: BLE001  an endless number, or a user's class that cannot show itself
+        return f"<{type(item).__name__}>"

@@ -27,10 +27,12 @@ def parse_toml(text: str, file: str | None) -> tuple[Any, Lines]:
     """
     try:
         value = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError is one, and so is a number that is too long to be read
         found = _AT.search(str(error))
         line = int(found.group(1)) if found else text.count("\n") + 1
-        fail(f"not valid TOML: {_AT.sub('', str(error)).strip()}", file=file, line=line, fix="correct the text here")
+        what = _AT.sub("", str(error)).strip()
+        fix = 'write text in "double quotes"; numbers, true and false without' if what == "Invalid value" else None
+        fail(f"not valid TOML: {what}", file=file, line=line, fix=fix or "correct the text here")
     except RecursionError:
         too_deep(file)
     lines = _scan(text)

@@ -6,13 +6,16 @@ It builds values from PyYAML's parse events, so nothing of the file can execute 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from quantwright.config._parsing import (
+    MAX_ALIASED,
     MAX_DEPTH,
+    MAX_DIGITS,
     MAX_NODES,
     JsonPath,
     Lines,
@@ -23,6 +26,8 @@ from quantwright.config._parsing import (
     too_deep,
     too_large,
 )
+from quantwright.config._quick import ODD, LazyLines, quick_yaml
+from quantwright.config._yaml_said import said
 from quantwright.errors import ConfigError, Problem
 
 # YAML 1.2.2, section 10.3.2 "Tag resolution" of the core schema
@@ -49,25 +54,38 @@ class _Node:
     merged: dict[str, Any] = field(default_factory=dict)
 
 
-def parse_yaml(text: str, file: str | None) -> tuple[Any, Lines]:
+def parse_yaml(text: str, file: str | None) -> tuple[Any, Mapping[JsonPath, int]]:
     """Returns the value of a YAML text and the line of every path.
 
     Raises:
         ConfigError: not YAML (with the line), tags, several documents, NaN, or duplicate keys (all of them).
     """
+    value = quick_yaml(text, _resolved)
+    if value is not ODD:
+        return value, LazyLines(lambda: _strict(text, file).lines)
+    builder = _strict(text, file)
+    return builder.result, builder.lines
+
+
+def _resolved(text: str) -> Any:
+    """Returns the value of a plain scalar, or ``ODD`` where there is something to say about it."""
+    try:
+        return _Builder(None).plain(text, 1)
+    except ConfigError:
+        return ODD
+
+
+def _strict(text: str, file: str | None) -> _Builder:
+    """Returns the builder that has read a text, value by value, with lines."""
     builder = _Builder(file)
     try:
         for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             builder.take(event)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        what = " ".join(part for part in (error.context, error.problem) if part)
-        fail(
-            f"not valid YAML: {what}",
-            file=file,
-            line=mark.line + 1 if mark else None,
-            fix="check indentation, quotes and brackets here",
-        )
+        message, line, fix = said(error, text)
+        if "maximum nesting" in message:  # of the C parser, which reads ahead of us
+            too_deep(file, line)
+        fail(message, file=file, line=line, fix=fix)
     except yaml.YAMLError as error:
         position = getattr(error, "position", None)
         line = text.count("\n", 0, position) + 1 if isinstance(position, int) else 1
@@ -75,7 +93,7 @@ def parse_yaml(text: str, file: str | None) -> tuple[Any, Lines]:
         fail(message, file=file, line=line, fix="remove characters that YAML does not allow")
     if builder.problems:
         raise ConfigError(builder.problems)
-    return builder.result, builder.lines
+    return builder
 
 
 class _Builder:
@@ -87,6 +105,7 @@ class _Builder:
         self.problems: list[Problem] = []
         self.result: Any = None
         self._documents = 0
+        self._aliased = 0
         self._open: list[_Node] = []
         self._anchors: dict[str, _Node | None] = {}
 
@@ -141,6 +160,9 @@ class _Builder:
             fail(f"the alias *{name} {what}", file=self.file, line=line, fix=f"define &{name} above and outside of it")
         if len(self._open) + node.height > MAX_DEPTH:
             too_deep(self.file, line)
+        self._aliased += node.size
+        if self._aliased > MAX_ALIASED:
+            too_large(self.file, line)
         copy = _Node(node.value, self._child_path(), line, size=node.size, height=node.height)
         self.lines.setdefault(copy.path, line)
         self._finish(copy)
@@ -210,23 +232,24 @@ class _Builder:
         if tag in ("!", _TAG + "str") or (tag is None and event.style):
             return text
         if tag is None:
-            return self._plain(text, line)
+            return self.plain(text, line)
         kind = {_TAG + "int": int, _TAG + "float": float, _TAG + "bool": bool, _TAG + "null": type(None)}.get(tag)
         if kind is None:
             self._refuse_tag(tag, line)
-        value = self._plain(text, line)
+        value = self.plain(text, line)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):  # type: ignore[arg-type]
             fail(f"'{text[:40]}' does not fit its tag", file=self.file, line=line, fix="remove the tag")
         return value
 
-    def _plain(self, text: str, line: int) -> Any:
+    def plain(self, text: str, line: int) -> Any:
+        """Returns the value of a plain scalar by the core schema."""
         if NULL.match(text):
             return None
         if BOOL.match(text):
             return text.lower() == "true"
-        if SPECIAL.match(text) or len(text) > 400 and FLOAT.match(text):
+        if SPECIAL.match(text) or len(text) > MAX_DIGITS and (FLOAT.match(text) or INT.match(text)):
             fail(f"{text[:40]} is not a usable number", file=self.file, line=line, fix="write a finite number")
         if INT.match(text):
             return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
@@ -239,7 +262,7 @@ class _Builder:
 
     def _refuse_tag(self, tag: str, line: int) -> None:
         fail(
-            f"the tag {tag!r:.80} is not allowed: a configuration holds plain values only",
+            f"the tag {tag.replace(_TAG, '!!')!r:.80} is not allowed: a configuration holds plain values only",
             file=self.file,
             line=line,
             code="tag",

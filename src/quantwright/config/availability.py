@@ -16,6 +16,11 @@ def missing(kind: str) -> set[str]:
     return names - set(registry.names(kind)) if kind in registry.KINDS else names
 
 
+def _is_missing(kind: str, name: str | None) -> bool:
+    """Returns whether a name is known and has no plug-in; the folder is looked into only for names that are known."""
+    return name in known(kind) and name in missing(kind)
+
+
 def spec_faults(spec: QuantSpec, role: Role, derived: bool = False) -> list[tuple[str, str]]:
     """Returns (field, what is not available yet) for a spec.
 
@@ -23,20 +28,22 @@ def spec_faults(spec: QuantSpec, role: Role, derived: bool = False) -> list[tupl
         derived: its QParams are those of other points, so no observer chooses them.
     """
     found = []
-    if spec.format in missing("formats"):
+    if _is_missing("formats", spec.format):
         found.append(("format", f"format {spec.format} ({known('formats')[spec.format or '']})"))
         return found
-    if spec.format is not None and not spec.is_integer:
+    if spec.format is not None and not spec.has_scale:
         return found
     names = (("observer", "observers", spec.observer), ("fake_quant", "fakequant", spec.fake_quant))
     for field, kind, named in names:
-        if named is not None and named.name in missing(kind) and not (derived and field == "observer"):
+        if named is not None and _is_missing(kind, named.name) and not (derived and field == "observer"):
             found.append((field, f"{field.replace('_', ' ')} '{named.name}' ({known(kind)[named.name]})"))
     if spec.scale is not None and spec.scale in known("scale"):
         found.append(("scale", f"scale {spec.scale} ({known('scale')[spec.scale]})"))
     granularity = spec.granularity.kind if spec.granularity is not None else "per_tensor"
-    if spec.dynamic and role in ("input", "output") and granularity != "per_token":
-        found.append(("dynamic", f"dynamic QParams of a granularity {granularity} (those of tokens run: per_token)"))
+    runs = granularity in ("per_token", "per_group") or spec.is_scaled
+    if spec.dynamic and role in ("input", "output") and not runs:
+        what = f"dynamic QParams of a granularity {granularity} (those of tokens and groups run)"
+        found.append(("dynamic", what))
     return found
 
 
@@ -49,11 +56,16 @@ def not_yet(config: QuantConfig) -> tuple[str, ...]:
     """Returns everything a config names that is not available yet, once each, with where it was asked for."""
     found: dict[str, None] = {}
     for kind, steps in (("passes", config.optimize or ()), ("algorithms", config.refine)):
-        found.update(dict.fromkeys(step_fault(kind, step) for step in steps if step.name in missing(kind)))
+        found.update(dict.fromkeys(step_fault(kind, step) for step in steps if _is_missing(kind, step.name)))
+    faults: dict[tuple[int, Role], list[tuple[str, str]]] = {}  # a reader gives equal specs as one object
     parts = [("default", config.default), *((f"rules[{i}]", rule) for i, rule in enumerate(config.rules))]
     for where, specs in parts:
         for role in ROLES:
             spec = specs.get(role)
-            for _, what in spec_faults(spec, role) if spec is not None else ():
+            if spec is None:
+                continue
+            if (id(spec), role) not in faults:
+                faults[id(spec), role] = spec_faults(spec, role)
+            for _, what in faults[id(spec), role]:
                 found[f"{what} is known and not available yet ({where}.{role})"] = None
     return tuple(found)

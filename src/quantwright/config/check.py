@@ -69,8 +69,11 @@ class CheckResult:
         return "\n".join(lines)
 
 
-def check(source: Loadable, dialect: str = "auto") -> CheckResult:
+def check(source: Loadable, dialect: str = "auto", *, sources: bool = True) -> CheckResult:
     """Returns what is wrong with a configuration, or the configuration when nothing is.
+
+    Args:
+        sources: whether that configuration knows where its values came from, which costs time in a large file.
 
     Raises:
         ArtifactError: the file cannot be read.
@@ -78,7 +81,7 @@ def check(source: Loadable, dialect: str = "auto") -> CheckResult:
     """
     file = _name(source)
     try:
-        reading = read_any(source, dialect=dialect)
+        reading = read_any(source, dialect=dialect, sources=sources)
     except ConfigError as error:
         name, why = _dialect_of(source, dialect)
         return CheckResult(file=file, dialect=name, why=why, problems=error.problems)

@@ -92,8 +92,10 @@ class Match(_Frozen):
 
     Attributes:
         type: module type: ``torch.nn.Conv2d``, ``Conv2d`` or a glob.
-        name: module path (``layer4.*``) or graph node name; a module path also matches everything inside it.
-        function: torch function, aten name or kind: ``torch.cat``, ``cat``, ``aten.cat``, ``add``, ``input``.
+        name: module path (``layer4.*``) or graph node name; a module path also matches everything inside it, but not
+            after ``module:``.
+        function: torch function, aten name or kind: ``torch.cat``, ``cat``, ``aten.cat``, ``add``, ``input``; after
+            ``kind:`` the kind only (``kind:conv2d`` is no depthwise convolution).
         pattern: where in the graph; the operation must be the head of such a place.
         at: with a pattern, the operation inside it that the rule is about, as the way from the head through
             ``inputs``: "0" is the head's first input, "0.1" the second input of that one.
@@ -124,7 +126,8 @@ def pattern_at(pattern: Pattern, at: str) -> Pattern | None:
     found: Pattern | None = pattern
     for step in at.split(".") if at else ():
         inputs = found.inputs if found is not None else None
-        found = inputs[int(step)] if inputs is not None and step.isdecimal() and int(step) < len(inputs) else None
+        number = int(step) if step.isdecimal() and len(step) < 9 else None
+        found = inputs[number] if inputs is not None and number is not None and number < len(inputs) else None
     return found
 
 
@@ -136,14 +139,15 @@ class Rule(RoleSpecs):
         exclude: leaves them float.
         include: quantizes them although the target leaves such operations float.
         share: the place in the match's pattern (as ``at``; "" is its head) whose output's grid their output uses.
-        if_unmatched: what a rule is that matches nothing: an ``error`` with near misses, or a warning.
+        if_unmatched: what a rule is that matches or changes nothing: an ``error`` with near misses, a warning
+            (``warn``), or nothing to tell (``ignore``: a default of a tool for one of many kinds of layers).
     """
 
     match: Match
     exclude: bool = False
     include: bool = False
     share: str | None = None
-    if_unmatched: Literal["error", "warn"] = "error"
+    if_unmatched: Literal["error", "warn", "ignore"] = "error"
     source: Source = Field(default_factory=Source)
     field_sources: dict[str, Source] = Field(default_factory=dict)  # "weight.format" -> where exactly
 
@@ -193,7 +197,7 @@ class QuantConfig(_Frozen):
     calibration: Calibration | None = None
     dialect: str = "native"
     source: Source = Field(default_factory=Source)
-    default_sources: dict[str, Source] = Field(default_factory=dict)  # "weight.format" -> where exactly
+    default_sources: dict[str, Source] = Field(default_factory=dict)  # "weight.format", "target", "refine[0]" -> where
     notes: tuple[str, ...] = ()  # what the reader accepted, corrected or found to be without effect
 
 

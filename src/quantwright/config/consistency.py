@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantwright.config.spec import FLOAT_FORMATS, LATER_FORMATS, QuantSpec, Role, is_integer_format
+from quantwright.config.formats import later_formats, scaled_formats
+from quantwright.config.spec import FLOAT_FORMATS, QuantSpec, Role, is_integer_format
 
+#: observers that look for the least error of a grid of equal steps
+INTEGER_OBSERVERS = ("diffs", "entropy", "min_mse_position", "mse")
+_POWERS = ("power_of_two", "e8m0")
 MAX_BITS = {"weight": 16, "bias": 32, "input": 16, "output": 16}
 
 
@@ -27,9 +31,10 @@ def conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
     """Returns everything wrong with a (partial) spec for ``role``."""
     if spec.format in FLOAT_FORMATS:
         return _float_conflicts(spec)
-    if spec.format in LATER_FORMATS:
+    if spec.format in later_formats():
         return []  # what goes with a format that is not here yet is its own business
-    return [*_grid_conflicts(spec, role), *_scale_conflicts(spec, role), *_sharing_conflicts(spec, role)]
+    grid = _scaled_conflicts(spec, role) if spec.is_scaled else _grid_conflicts(spec, role)
+    return [*grid, *_scale_conflicts(spec, role), *_sharing_conflicts(spec, role)]
 
 
 def _float_conflicts(spec: QuantSpec) -> list[Conflict]:
@@ -64,21 +69,67 @@ def _grid_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
     return found
 
 
+def _scaled_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
+    """Returns what is wrong with a spec whose format has a scale and no zero point."""
+    about, found = scaled_formats()[spec.format or ""], []
+    idle = {
+        "symmetric": (spec.symmetric is False, f"{spec.format} has no zero point"),
+        "narrow_range": (bool(spec.narrow_range), f"{spec.format} is as far below zero as above"),
+        "fit": (spec.fit is not None, "the larger side of a range lies at the largest element"),
+        "rounding": (about["kind"] == "codebook" and spec.rounding is not None, "a codebook takes the nearest value"),
+    }
+    for name, (given, why) in idle.items():
+        if given:
+            message = f"'{name}' has no effect: {why}"
+            found.append(Conflict(field=name, code="no_effect", message=message, fix=f"remove '{name}'"))
+    if about["kind"] == "fixed" and spec.scale not in (None, "derived", *_POWERS):
+        message = f"the elements of {spec.format} share an exponent, which a scale {spec.scale} is not"
+        found.append(Conflict(field="scale", code="shared_exponent", message=message, fix="use scale: e8m0"))
+    if about["kind"] == "codebook" and spec.exponent == "even":
+        message = f"'even' rounds to the mantissa of an element, and those of {spec.format} have none"
+        found.append(Conflict(field="exponent", code="exponent", message=message, fix="use floor, ceil or cover"))
+    pair, g = about.get("pair", 0), spec.granularity
+    if pair and g is not None and (g.kind != "per_group" or (g.group_size or 0) % pair):
+        message = f"{spec.format} has one bit for {pair} neighbours of a group, and {g} is not made of those"
+        fix = f"use {{kind: per_group, group_size: {12 if about.get('pair_top') == 'block' else 16}}}"
+        found.append(Conflict(field="granularity", code="pairs", message=message, fix=fix))
+    if spec.observer is not None and spec.observer.name in INTEGER_OBSERVERS:
+        message = f"the observer '{spec.observer.name}' compares grids of equal steps, and {spec.format} is none"
+        fix = "use minmax, percentile or mse_shrink"
+        found.append(Conflict(field="observer", code="observer_grid", message=message, fix=fix))
+    return found
+
+
+def _power_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
+    """Returns what is wrong with the ways to find a power of two, and with scales of two levels."""
+    found = []
+    if spec.scale not in (None, *_POWERS) and spec.exponent is not None:
+        message = f"'exponent' has no effect on a {spec.scale} scale"
+        fix = "use scale: power_of_two or e8m0"
+        found.append(Conflict(field="exponent", code="no_effect", message=message, fix=fix))
+    if spec.is_integer and spec.exponent == "even":
+        message = f"'even' rounds to the mantissa of an element, and {spec.format} has none"
+        fix = "use cover, nearest, ceil or floor"
+        found.append(Conflict(field="exponent", code="exponent", message=message, fix=fix))
+    if spec.scale == "e4m3" and role in ("input", "output") and spec.statistic not in (None, "all"):
+        message = f"scales of two levels belong to one range, and statistic {spec.statistic} takes one of every batch"
+        found.append(Conflict(field="statistic", code="two_levels", message=message, fix="use statistic: all"))
+    return found
+
+
 def _scale_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
     if spec.scale == "derived":
         return _derived_conflicts(spec, role)
-    found = []
-    if spec.scale == "float" and spec.exponent is not None:
-        message = "'exponent' has no effect on a float scale"
-        found.append(Conflict(field="exponent", code="no_effect", message=message, fix="use scale: power_of_two"))
+    found = _power_conflicts(spec, role)
     if spec.fit is not None and spec.symmetric is False:
         message = "'fit' has no effect on an asymmetric grid: it is laid on the whole range"
         found.append(Conflict(field="fit", code="no_effect", message=message, fix="remove it, or set symmetric: true"))
-    if spec.fit is not None and spec.scale == "power_of_two" and spec.exponent == "cover":
+    if spec.fit is not None and spec.scale in _POWERS and spec.exponent == "cover" and not spec.is_scaled:
         message = "'fit' has no effect with exponent cover: that is half a step beyond both ends"
         fix = "remove it, or use another exponent"
         found.append(Conflict(field="fit", code="no_effect", message=message, fix=fix))
-    if spec.scale == "power_of_two" and spec.symmetric is False and spec.exponent in (None, "cover"):
+    cover = spec.scale in _POWERS and spec.exponent in (None, "cover")
+    if cover and spec.symmetric is False and not spec.is_scaled:
         message = "power-of-two scales have no zero point, so an asymmetric grid is not possible"
         fix = "set symmetric: true, scale: float, or exponent: nearest (which takes a zero point)"
         found.append(Conflict(field="scale", code="power_of_two_asymmetric", message=message, fix=fix))
@@ -125,12 +176,13 @@ def _sharing_conflicts(spec: QuantSpec, role: Role) -> list[Conflict]:
     if parameter and spec.statistic not in (None, "all"):
         message = f"'statistic' has no effect on a {role}: it is one tensor and does not change between batches"
         found.append(Conflict(field="statistic", code="no_effect", message=message, fix="remove it"))
-    if (kind == "per_token" and parameter) or (kind == "per_group" and role != "weight"):
+    groups = kind == "per_group" and not spec.dynamic and role != "weight"
+    if (kind == "per_token" and parameter) or (kind == "per_group" and role == "bias") or groups:
         fits = "activations" if kind == "per_token" else "weights"
-        message = f"{kind} is for {fits}, not for a {role}"
-        found.append(
-            Conflict(field="granularity", code="granularity", message=message, fix="use per_tensor or per_channel")
-        )
+        message, fix = f"{kind} is for {fits}, not for a {role}", "use per_tensor or per_channel"
+        if groups and role != "bias":
+            message, fix = f"per_group of an {role} takes the scales of every value as it passes", "set dynamic: true"
+        found.append(Conflict(field="granularity", code="granularity", message=message, fix=fix))
     if kind == "per_token" and spec.statistic not in (None, "all"):
         message = "'statistic' has no effect with per_token: the range is taken anew for every token"
         found.append(Conflict(field="statistic", code="no_effect", message=message, fix="remove it"))

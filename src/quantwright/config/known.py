@@ -25,6 +25,7 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
         "qdrop": "randomly dropped quantization (arXiv 2203.05740)",
         "nnie": "logarithmic grid of HiSilicon's NNIE",
         "groupwise_fp": "codebook formats in groups",
+        "gptq": "weights rounded column by column with error compensation (arXiv 2210.17323)",
     },
     "algorithms": {
         "adaround": "learned rounding of weights, layer by layer (arXiv 2004.10568)",
@@ -41,38 +42,16 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
         "svdquant": "low-rank branch in float (arXiv 2411.05007)",
         "autoround": "rounding by signed gradients (arXiv 2309.05516)",
         "two_bit_scalar": "two-bit weights of a scalar codebook",
-        "position_adjustment": "positions moved to what the DPU's shifters can do",
         "qat": "quantization-aware training",
     },
     "passes": {
         "separate_activation": "activations taken out of layers",
         "convert_tf_op": "TensorFlow operations turned into Keras layers",
-        "dpu_operators": "pooling, sigmoid and leaky ReLU as the DPU computes them",
         "batchnorm_to_depthwise": "a batch norm that cannot be folded becomes a 1x1 depthwise convolution",
         "train_with_batchnorm": "batch norms folded while training",
     },
-    "formats": {
-        "fp8_e4m3": "8-bit float, 4 exponent bits, largest 448",
-        "fp8_e5m2": "8-bit float, 5 exponent bits, largest 57344",
-        "fp8_e5m3": "unsigned 8-bit float, 5 exponent bits",
-        "fp6_e3m2": "6-bit float, 3 exponent bits",
-        "fp6_e2m3": "6-bit float, 2 exponent bits",
-        "fp4_e2m1": "4-bit float, 2 exponent bits",
-        "fp4_bnb": "4-bit float codebook of bitsandbytes",
-        "nf4": "4-bit codebook of a normal distribution (arXiv 2305.14314)",
-        "af4": "4-bit codebook that minimises absolute error (arXiv 2306.06965)",
-        "nf8": "8-bit codebook of a normal distribution",
-        "mxint8": "8-bit integers with a shared exponent (OCP MX)",
-        "mx6": "shared exponents with 1-bit sub-block shifts, 6 bits",
-        "mx9": "shared exponents with 1-bit sub-block shifts, 9 bits",
-        "bfp": "block floating point: one exponent for each block",
-        "msfp": "block floating point with sub-block shifts",
-    },
-    "scale": {
-        "e8m0": "8-bit exponents (OCP MX)",
-        "e4m3": "scales that are 8-bit floats",
-        "e5m3": "scales that are unsigned 8-bit floats",
-    },
+    "formats": {},
+    "scale": {},
 }  # fmt: skip
 
 

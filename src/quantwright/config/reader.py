@@ -24,6 +24,13 @@ def kind_of(value: object) -> str:
     return names.get(type(value), "nothing" if value is None else type(value).__name__)
 
 
+_AS_LIST = "write it as a list: '- ' before every entry, or [entry, entry]"
+
+
+_UNSAID = Source(kind="file")
+_LONGEST = 1000  # characters of a message, whatever a document's keys are
+
+
 class Reader:
     """Returns a collector of problems bound to a document.
 
@@ -45,13 +52,14 @@ class Reader:
         fix: str | None = None,
     ) -> None:
         """Adds one problem at ``path``."""
+        file, line = self.document.place(path)
         self.problems.add(
             Problem(
                 code=code,
-                message=message,
+                message=message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ...",
                 path=path_text(path),
-                file=self.document.file,
-                line=self.document.line(path),
+                file=file,
+                line=line,
                 value=value,
                 allowed=allowed if allowed is None or isinstance(allowed, str) else ", ".join(allowed),
                 fix=fix,
@@ -64,28 +72,26 @@ class Reader:
         self.problems.raise_if_any()
 
     def source(self, path: JsonPath, text: str = "") -> Source:
-        """Returns the Source of the value at ``path``."""
-        from_file = self.document.file is not None or bool(self.document.lines)
-        return Source(
-            kind="file" if from_file else "python",
-            text=text,
-            file=self.document.file,
-            line=self.document.line(path),
-            path=path_text(path),
-        )
+        """Returns the Source of the value at ``path``; one that says little when the document wants none."""
+        if not self.document.sources:
+            return _UNSAID
+        from_file = not self.document.places and (self.document.file is not None or bool(self.document.lines))
+        file, line = self.document.place(path)
+        return Source(kind="file" if from_file else "python", text=text, file=file, line=line, path=path_text(path))
 
     def mapping(self, value: Any, path: JsonPath, keys: Iterable[str], what: str) -> Mapping[str, Any]:
         """Returns the known keys of a mapping; unknown keys and other types become problems."""
         allowed = tuple(keys)
         if not isinstance(value, dict):
-            self.add("type", path, f"{what} is {kind_of(value)}, not a mapping", value=value, allowed=allowed)
+            fix = "write it as a mapping: {key: value}"
+            self.add("type", path, f"{what} is {kind_of(value)}, not a mapping", value=value, allowed=allowed, fix=fix)
             return {}
         for key in value:
             if key not in allowed:
                 self.add(
                     "unknown_key",
                     (*path, key),
-                    f"unknown key '{key}' in {what}",
+                    f"unknown key '{key:.80}' in {what}",
                     value=key,
                     allowed=allowed,
                     fix=did_you_mean(key, allowed) or "remove the key",
@@ -96,7 +102,7 @@ class Reader:
         """Returns a list, or [] with a problem."""
         if isinstance(value, list):
             return value
-        self.add("type", path, f"{what} is {kind_of(value)}, not a list", value=value, fix="write it as a list: [...]")
+        self.add("type", path, f"{what} is {kind_of(value)}, not a list", value=value, fix=_AS_LIST)
         return []
 
     def word(self, value: Any, path: JsonPath, allowed: Iterable[str], what: str, *, code: str = "value") -> str | None:
@@ -108,9 +114,8 @@ class Reader:
         fix = did_you_mean(value, words)
         if isinstance(value, str) and value.strip().lower().replace("-", "_") in lowered:
             fix = f"write '{lowered[value.strip().lower().replace('-', '_')]}'"
-        self.add(
-            code, path, f"{shown(value)} is not a {what}", value=value, allowed=words, fix=fix or f"choose a {what}"
-        )
+        what = f"{'an' if what[:1] in 'aeio' else 'a'} {what}"
+        self.add(code, path, f"{shown(value)} is not {what}", value=value, allowed=words, fix=fix or f"choose {what}")
         return None
 
     def flag(self, value: Any, path: JsonPath, *, code: str = "type") -> bool | None:
@@ -155,7 +160,7 @@ class Reader:
             )
             return None
         number: int | float = value
-        if (low is not None and number < low) or (high is not None and number > high):
+        if (low is not None and not number >= low) or (high is not None and not number <= high):  # so is NaN
             self.add(
                 code,
                 path,

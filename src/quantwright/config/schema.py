@@ -10,13 +10,12 @@ from quantwright.config.known import known
 from quantwright.config.spec import (
     EXPONENTS,
     FITS,
-    FLOAT_FORMATS,
     GRANULARITIES,
-    LATER_FORMATS,
     ROLES,
     ROUNDINGS,
     SCALES,
     STATISTICS,
+    named_formats,
 )
 
 _TYPES = {"float": "number", "int": "integer", "bool": "boolean", "str": "string", "list": "array"}
@@ -72,13 +71,13 @@ def _object(properties: Mapping[str, Any], description: str = "", **more: Any) -
 def _spec() -> Schema:
     # exactly int2..int32 and uint2..uint32, as spec.is_integer_format
     formats = r"^u?int([2-9]|[12][0-9]|3[0-2])$"
-    names = ["int8", "uint8", "int4", "int16", "int32", *FLOAT_FORMATS, *LATER_FORMATS]
+    names = ["int8", "uint8", "int4", "int16", "int32", *named_formats()]
     return _object(
         {
             "format": {
                 "anyOf": [{"enum": names}, {"pattern": formats}],
                 "type": "string",
-                "description": "int2 ... int32, uint2 ... uint32, or a float format (a cast)",
+                "description": "int2 ... int32, uint2 ... uint32, a cast, or one with a scale and no zero point",
             },
             "granularity": {"$ref": "#/$defs/granularity"},
             "symmetric": {"type": "boolean", "description": "the grid is centred on zero"},
@@ -166,7 +165,10 @@ def _pattern() -> Schema:
 
 
 def _rule(roles: Mapping[str, Any]) -> Schema:
-    place = {"type": ["string", "integer"], "description": "a place in the pattern: '' is the head, '0' its first input"}
+    place = {
+        "type": ["string", "integer"],
+        "description": "a place in the pattern: '' is the head, '0' its first input",
+    }
     match = _object(
         {**_words(), "pattern": {"$ref": "#/$defs/pattern"}, "at": place},
         minProperties=1,
@@ -176,7 +178,7 @@ def _rule(roles: Mapping[str, Any]) -> Schema:
         "exclude": {"type": "boolean", "description": "leaves what matches float"},
         "include": {"type": "boolean", "description": "quantizes what matches although the target leaves it float"},
         "share": {**place, "description": "the place in the pattern whose output grid is used"},
-        "if_unmatched": {"enum": ["error", "warn"]},
+        "if_unmatched": {"enum": ["error", "warn", "ignore"]},
         **roles,
     }
     return _object(properties, required=["match"])

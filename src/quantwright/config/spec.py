@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from quantwright.config.known import KNOWN
+from quantwright.config.formats import (
+    FLOAT_FORMATS,
+    integer_format,
+    is_integer_format,
+    is_scaled_format,
+    named_formats,
+    scaled_formats,
+)
 
 Role = Literal["weight", "bias", "input", "output"]
 ROLES: tuple[Role, ...] = ("weight", "bias", "input", "output")
 ROUNDINGS = ("half_even", "half_up", "half_down", "half_away", "floor", "ceil", "toward_zero", "stochastic")
 SCALES = ("float", "power_of_two", "derived", "e8m0", "e4m3", "e5m3", "float16", "bfloat16")
-EXPONENTS = ("cover", "nearest", "ceil", "floor")
+EXPONENTS = ("cover", "nearest", "ceil", "floor", "even")
 FITS = ("qmax", "span", "sides")
 GRANULARITIES = ("per_tensor", "per_channel", "per_group", "per_token")
 STATISTICS = ("all", "modal", "max", "mean", "median", "ema", "last")
-FLOAT_FORMATS = ("float32", "float16", "bfloat16")
-#: formats that are known and not available yet; see ``known.py``
-LATER_FORMATS = tuple(KNOWN["formats"])
-_INT = re.compile(r"(u?)int(\d{1,2})")
-
-
-def is_integer_format(name: str) -> bool:
-    """Returns whether ``name`` is an integer format: int2..int32 or uint2..uint32."""
-    match = _INT.fullmatch(name)
-    return match is not None and 2 <= int(match.group(2)) <= 32
-
-
-def integer_format(name: str) -> tuple[int, bool]:
-    """Returns (bits, signed) of an integer format name such as ``int8`` or ``uint4``."""
-    match = _INT.fullmatch(name)
-    if not match:
-        raise ValueError(f"'{name}' is not an integer format")
-    return int(match.group(2)), not match.group(1)
+__all__ = [
+    "BASE_SPEC", "EXPONENTS", "FITS", "FLOAT_FORMATS", "GRANULARITIES", "ROLES", "ROUNDINGS", "SCALES", "STATISTICS",
+    "FakeQuantSpec", "Granularity", "ObserverSpec", "QuantSpec", "Role", "integer_format", "is_integer_format",
+    "is_scaled_format", "named_formats", "scaled_formats",
+]  # fmt: skip
 
 
 class _Frozen(BaseModel):
@@ -104,14 +97,22 @@ class QuantSpec(_Frozen):
     """Returns how one tensor is quantized; a field that is None inherits.
 
     Attributes:
-        format: ``int2``..``int32``, ``uint2``..``uint32``, ``float32``, ``float16``, ``bfloat16``, or a format that
-            ``known.py`` lists.
+        format: ``int2``..``int32`` and ``uint2``..``uint32``: integers, a scale and a zero point. ``float32``,
+            ``float16``, ``bfloat16``: casts. Scaled formats, a scale and no zero point: minifloats (``fp8_e4m3``,
+            ``fp8_e5m2``, ``fp8_e5m3``, ``fp6_e3m2``, ``fp6_e2m3``, ``fp4_e2m1``), codebooks (``nf4``, ``nf8``,
+            ``af4``, ``fp4_bnb``), and integers below an exponent that a group shares (``bfp11``..``bfp16``,
+            ``msfp11``..``msfp16``, ``mx6``, ``mx9``, ``mxint8``). OCP MX is a minifloat or ``mxint8`` with
+            granularity per_group, 32, and scale ``e8m0``; NVFP4 is ``fp4_e2m1`` in groups of 16 with scale ``e4m3``.
         granularity: which elements share a scale.
         symmetric: the zero point is 0, also that of an unsigned grid, which then holds no negative value.
         narrow_range: a signed grid without its lowest value ([-127, 127]).
-        scale: ``float``, ``power_of_two``, or ``derived`` (bias only: input scale times weight scale).
+        scale: ``float``, ``power_of_two``, or ``derived`` (bias only: input scale times weight scale). Or what a scale
+            is stored in: ``float16``, ``bfloat16``, ``e8m0`` (a power of two of 8 bits), ``e5m3``, and ``e4m3``, the
+            scales of groups below one float scale of the whole tensor.
         exponent: how a power of two is found for a range: the finest that ``cover``s it, half a step beyond its ends;
-            or the ``nearest`` (on the logarithm), the next above (``ceil``) or below (``floor``) the float scale.
+            or the ``nearest`` (on the logarithm), the next above (``ceil``) or below (``floor``) the float scale. Of a
+            scaled format ``floor`` and ``ceil`` are those of the range itself, less the exponent of the largest
+            element (OCP MX 6.3); ``even`` is ``floor`` after the range was rounded to the element's mantissa.
         fit: how a range becomes a symmetric scale: its larger side lies at ``qmax``, or at half the ``span``
             (qmax - qmin) / 2, which is 127.5 for int8, or each of the two ``sides`` at its own end of the grid.
         rounding: what happens to values between two steps; see ``numerics/rounding.py``.
@@ -130,7 +131,7 @@ class QuantSpec(_Frozen):
     symmetric: bool | None = None
     narrow_range: bool | None = None
     scale: Literal["float", "power_of_two", "derived", "e8m0", "e4m3", "e5m3", "float16", "bfloat16"] | None = None
-    exponent: Literal["cover", "nearest", "ceil", "floor"] | None = None
+    exponent: Literal["cover", "nearest", "ceil", "floor", "even"] | None = None
     fit: Literal["qmax", "span", "sides"] | None = None
     rounding: (
         Literal["half_even", "half_up", "half_down", "half_away", "floor", "ceil", "toward_zero", "stochastic"] | None
@@ -145,8 +146,10 @@ class QuantSpec(_Frozen):
     @field_validator("format")
     @classmethod
     def _known_format(cls, value: str | None) -> str | None:
-        if value is not None and value not in (*FLOAT_FORMATS, *LATER_FORMATS) and not is_integer_format(value):
-            names = ", ".join((*FLOAT_FORMATS, *LATER_FORMATS))
+        if value is None or value in FLOAT_FORMATS or is_integer_format(value):
+            return value
+        if value not in named_formats():
+            names = ", ".join(named_formats())
             raise ValueError(f"'{value}' is not a format: int2..int32, uint2..uint32, {names}")
         return value
 
@@ -164,6 +167,25 @@ class QuantSpec(_Frozen):
         return self.format is not None and is_integer_format(self.format)
 
     @property
+    def is_scaled(self) -> bool:
+        """Returns whether the (set) format has a scale and no zero point: see ``config.formats``."""
+        return self.format is not None and is_scaled_format(self.format)
+
+    @property
+    def has_scale(self) -> bool:
+        """Returns whether values are put on a grid by a scale: the (set) format is no cast."""
+        return self.format is not None and self.format not in FLOAT_FORMATS
+
+    @property
+    def element_bits(self) -> int:
+        """Returns the width of one stored value of the (set) format; what a group shares is not counted."""
+        if self.is_integer:
+            return self.bits
+        if self.is_scaled:
+            return int(scaled_formats()[self.format or ""]["bits"])
+        return 32 if self.format == "float32" else 16
+
+    @property
     def bits(self) -> int:
         """Returns the width of the integer format."""
         bits, _ = integer_format(self.format or "")
@@ -171,7 +193,9 @@ class QuantSpec(_Frozen):
 
     @property
     def signed(self) -> bool:
-        """Returns whether the integer format is signed."""
+        """Returns whether the integer or scaled format has negative values."""
+        if self.is_scaled:
+            return bool(scaled_formats()[self.format or ""].get("signed", True))
         _, signed = integer_format(self.format or "")
         return signed
 

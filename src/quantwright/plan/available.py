@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from quantwright.config.availability import missing, spec_faults, step_fault
-from quantwright.config.config import QuantConfig, Step
+from quantwright.config.config import QuantConfig, Source, Step
 from quantwright.errors import ConfigError, Problem
 from quantwright.plan.chain import Reasons
-from quantwright.plan.plan import Decision, Plan
+from quantwright.plan.plan import Decision, Plan, decider
 
 _SHOWN = 3  # points named in one problem
 _FIX = "choose another, or set format: float32 there to leave it float; `quantwright list {}` shows what runs"
@@ -32,7 +32,8 @@ def unavailable(config: QuantConfig, plan: Plan | None, steps: Sequence[Step]) -
             code="not_available",
             message=step_fault(kind, step),
             path=f"{where}[{index}]",
-            file=config.source.file,
+            file=_step_source(config, where, index).file,
+            line=_step_source(config, where, index).line,
             value=step.name,
             fix=f"remove it from '{where}'; `quantwright list {kind}` shows what runs",
         )
@@ -41,6 +42,10 @@ def unavailable(config: QuantConfig, plan: Plan | None, steps: Sequence[Step]) -
         if step.name in missing(kind)
     ]
     return [*found, *([] if plan is None else _of_points(plan.decisions))]
+
+
+def _step_source(config: QuantConfig, where: str, index: int) -> Source:
+    return config.default_sources.get(f"{where}[{index}]", Source(file=config.source.file))
 
 
 def _of_points(decisions: Iterable[Decision]) -> list[Problem]:
@@ -60,13 +65,13 @@ def _of_points(decisions: Iterable[Decision]) -> list[Problem]:
 
 
 def _place(reasons: Reasons, field: str) -> str:
-    return str(reasons[field][-1].source) if field in reasons else ""
+    return str(decider(reasons[field])) if field in reasons else ""
 
 
 def _problem(field: str, what: str, place: str, decision: Decision, points: list[str]) -> Problem:
     shown = ", ".join(f"'{point}'" for point in points[:_SHOWN])
     more = f" and {len(points) - _SHOWN} more" if len(points) > _SHOWN else ""
-    source = decision.reasons[field][-1].source if field in decision.reasons else None
+    source = decider(decision.reasons[field]) if field in decision.reasons else None
     kind = {"format": "formats", "observer": "observers", "fake_quant": "fakequant"}.get(field, "observers")
     return Problem(
         code="not_available",

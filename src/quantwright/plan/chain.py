@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from quantwright.config.config import QuantConfig, Source
 from quantwright.config.spec import BASE_SPEC, QuantSpec, Role
-from quantwright.plan.plan import Reason
+from quantwright.plan.plan import PLAN, Reason, decider
 from quantwright.targets import Target
 
 Reasons = Mapping[str, tuple[Reason, ...]]
@@ -26,11 +26,11 @@ class Chained:
 
     def why(self, name: str) -> Source:
         """Returns where the deciding value of a field came from."""
-        return self.reasons[name][-1].source
+        return decider(self.reasons[name])
 
     def set(self, name: str, value: object, text: str) -> Chained:
         """Returns the chain with one field decided by the plan itself."""
-        reason = Reason(value=value, source=Source(kind="builtin", text=f"plan: {text}"))
+        reason = Reason(value=value, source=Source(kind="builtin", text=f"{PLAN}{text}"))
         return Chained(
             spec=self.spec.model_copy(update={name: value}),
             reasons={**self.reasons, name: (*self.reasons.get(name, ()), reason)},
@@ -97,7 +97,8 @@ class Chains:
             spec = self._put(spec, reasons, part, role, {}, device, "")
         part = self.config.default.get(role)
         if part is not None:
-            asked = Source(kind="python", text="default", file=self.config.source.file)
+            told = self.config.source
+            asked = Source(text="default", file=told.file, line=told.line if told.kind == "python" else None)
             spec = self._put(spec, reasons, part, role, self.config.default_sources, asked, "default")
         return Chained(spec=spec, reasons=reasons)
 

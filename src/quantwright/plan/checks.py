@@ -94,7 +94,7 @@ def axis_fault(chained: Chained, shape: tuple[int, ...]) -> Fault | None:
     return Fault(
         code="axis",
         field="granularity",
-        message=f"{granularity} names an axis that a tensor of shape {list(shape)} does not have",
+        message=f"{granularity} names an axis that a tensor of {len(shape)} axes does not have",
         fix=f"choose an axis from 0 to {len(shape) - 1}, or per_tensor" if shape else "use per_tensor",
     )
 

@@ -17,7 +17,7 @@ def edges(context: Context, node: NodeFacts) -> Decision | None:
     for index, name in enumerate(node.inputs):
         if name not in read:
             read[name] = context.of_value.get(name)
-            if steps and name not in node.masks:
+            if (steps or context.target.placement.own_inputs) and name not in node.masks:
                 read[name] = _edge(context, node, index, read[name]) or read[name]
     return read[node.inputs[0]]
 
@@ -26,7 +26,7 @@ def _edge(context: Context, node: NodeFacts, index: int, value: Decision | None)
     """Returns the decision about one edge when its rules ask for something else than the value has, else None."""
     chains = context.chains
     steps = chains.steps(context.rules(node.name), "input")
-    if value is not None and value.spec is not None:
+    if value is not None and value.spec is not None and not context.target.placement.own_inputs:
         chained = chains.over(Chained(spec=value.spec, reasons=value.reasons), steps)
     else:
         chained = chains.chain("input", steps)

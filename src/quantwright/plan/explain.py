@@ -20,7 +20,8 @@ class Explanation:
 
     Attributes:
         summary: ``int8, per_channel(axis 0), symmetric ...``, or ``float32``.
-        fields: field -> the values it had on the way, oldest first; empty for a tensor that no spec was looked up for.
+        fields: field -> the candidates for its value, oldest first, the last one won; empty for a tensor that no spec
+            was looked up for.
         relation: whose scale it uses, "" for its own.
         why_float: why it is not quantized, "" when it is.
     """
@@ -42,12 +43,13 @@ class Explanation:
             lines.append(f"  {self.relation}" + (" (its values are on that grid already)" if self.redundant else ""))
         width = max((len(name) for name in self.fields), default=0)
         for name, reasons in self.fields.items():
-            steps = "  <-  ".join(f"{_value(step.value)} [{step.source}]" for step in reversed(reasons))
-            lines.append(f"  {name:<{width}}  {steps}")
+            won, *lost = (f"{_value(step.value)} [{step.source}]" for step in reversed(reasons))
+            over = f"  won over  {'  over  '.join(lost)}" if lost else ""
+            lines.append(f"  {name:<{width}}  {won}{over}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain JSON values; the steps of a field are oldest first, the last one decided."""
+        """Returns plain JSON values; the steps of a field are the candidates, oldest first: the last one won."""
         return {
             "point": self.point,
             "role": self.role,
@@ -55,7 +57,7 @@ class Explanation:
             "fields": {
                 name: [
                     {"value": _plain(step.value), "source": str(step.source), "file": step.source.file,
-                     "line": step.source.line}
+                     "line": step.source.line, "won": step is reasons[-1]}
                     for step in reasons
                 ]
                 for name, reasons in self.fields.items()
@@ -125,9 +127,9 @@ def _summary(decision: Decision) -> str:
     spec = decision.spec
     if spec is None:
         return "float"
-    if not spec.is_integer:
+    if not spec.has_scale:
         return f"{spec.format} (a cast)"
-    zero = "symmetric" if spec.symmetric else "asymmetric"
+    zero = "no zero point" if spec.is_scaled else "symmetric" if spec.symmetric else "asymmetric"
     parts = [spec.format, str(spec.granularity), zero, f"scale {spec.scale}", f"rounding {spec.rounding}"]
     if decision.relation is None:
         parts.append(f"range by {spec.observer}")

@@ -76,13 +76,18 @@ class Groups:
         if node.name in self.excluded:
             return "float"
         handling = self.target.handling(node.kind)
-        if node.kind in self.target.placement.layers_only and not is_torch_layer(node):
+        placement = self.target.placement
+        if node.kind in placement.layers_only and not is_torch_layer(node, placement.layer_types):
             handling = "float"
         return self.target.included if handling == "float" and node.name in self.included else handling
 
     def source(self, node: NodeFacts) -> Group | None:
         """Returns the group whose grid a sharing node passes on."""
         return self.of_node.get(node.inputs[0]) if node.inputs else None
+
+    def wants(self, node: NodeFacts) -> bool:
+        """Returns whether ``node`` asks for what it reads to be quantized."""
+        return _wants(self, node)
 
     def consumers(self, group: Group) -> list[NodeFacts]:
         """Returns what computes on the group's value, in execution order, looking through sharing groups."""
@@ -118,9 +123,7 @@ def form_groups(
         included: nodes that rules quantize although the target leaves their kind float.
         reads_float: nodes that by a rule do not ask for what they read to be quantized.
     """
-    made = Groups(
-        facts=facts, target=target, excluded=excluded, cast=cast, included=included, reads_float=reads_float
-    )
+    made = Groups(facts=facts, target=target, excluded=excluded, cast=cast, included=included, reads_float=reads_float)
     made.order = {node.name: index for index, node in enumerate(facts.nodes)}
     ends = _hidden_ends(facts)
     for node in facts.nodes:
@@ -173,13 +176,16 @@ def _may_follow(made: Groups, node: NodeFacts) -> bool:
     if behind is None:
         return True
     read = made.facts.node(node.inputs[0])
-    held = made.target.placement.layers_only
-    return read.kind in behind and (read.kind not in held or is_torch_layer(read))
+    placement = made.target.placement
+    return read.kind in behind and (
+        read.kind not in placement.layers_only or is_torch_layer(read, placement.layer_types)
+    )
 
 
-def is_torch_layer(node: NodeFacts) -> bool:
-    """Returns whether a layer of torch's own computes a node: not a function, nor a module of the user's."""
-    return bool(node.origins) and node.origins[0].module_type.startswith("torch.nn.")
+def is_torch_layer(node: NodeFacts, types: Collection[str] = ()) -> bool:
+    """Returns whether a layer of torch's own computes a node, of one of some types: no function, no user's module."""
+    kind = node.origins[0].module_type if node.origins else ""
+    return kind.startswith("torch.nn.") and (not types or kind.rpartition(".")[2] in types)
 
 
 def _begin(made: Groups, node: NodeFacts) -> None:
@@ -218,7 +224,8 @@ def _find_active(made: Groups) -> None:
     """Marks groups that are quantized for their own sake, in execution order: grids are passed on."""
     for group in made.groups:
         node = made.facts.node(group.head)
-        if group.handling == "compute" or (group.handling == "join" and made.target.join == "output"):
+        always = node.kind == kinds.INPUT and made.target.placement.inputs == "quantized" and len(node.shape) > 1
+        if always or group.handling == "compute" or (group.handling == "join" and made.target.join == "output"):
             group.active = True
         elif group.handling == "share":
             source = made.source(node)
@@ -277,7 +284,8 @@ def _wants(made: Groups, node: NodeFacts) -> bool:
     if node.name in made.reads_float:
         return False
     if handling in ("compute", "consume"):
-        return made.target.quantize_before_compute
+        several = made.target.placement.float_operands and len(set(node.inputs)) > 1
+        return made.target.quantize_before_compute and not several
     if node.name in made.cast:
         return False
     if handling == "join":

@@ -10,8 +10,11 @@ What a rule's words mean, precisely:
               everything inside layer4, and ``layer4.*`` too except what layer4's own ``forward`` computes. A name
               without glob characters is a module path first; only if no module has that path it is the name of a graph
               node or its torch.fx name. Globs and ``re:`` look at module paths, node names and torch.fx names at once.
+              After ``fx:`` the torch.fx name only: ``fx:add_1``. After ``module:`` the path of the module that made the
+              node only, exactly or as a glob, and nothing around it: ``module:*.fc``.
     function  A kind (``cat``, ``input`` for the network's inputs), torch function (``torch.cat``, ``cat``,
               ``torch.nn.functional.relu``) or ATen operator (``aten.cat``, ``aten.cat.default``), or a glob over these.
+              After ``kind:`` the kind only: ``kind:conv2d`` is no depthwise convolution, which ``conv2d`` is too.
 
     pattern   A place in the graph (``plan/patterns.py``); the rule is about its head, or the part that ``at`` says.
 
@@ -83,7 +86,7 @@ def match_rules(rules: Sequence[Rule], facts: ModelFacts) -> Matches:
         if fault:
             problems.append(rule_problem("regex", number, rule, fault, "correct the text after 're:'"))
             continue
-        if of_rule[-1]:
+        if of_rule[-1] or rule.if_unmatched == "ignore":
             continue
         message, fix = _unmatched(rule, facts, index, len(problems) < _NEAR_MISSES_FOR)
         if rule.if_unmatched == "warn":
@@ -156,7 +159,10 @@ class _Index:
     types: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     paths: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     nodes_by_name: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    owners: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    fx_names: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     functions: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    kinds: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     cache: dict[str, tuple[str, ...]] = field(default_factory=dict)
     patterns: Patterns | None = None
     modules: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)  # (condition, word) -> (path, type)
@@ -183,8 +189,12 @@ class _Index:
             self.types[module_type].add(at)
         for path in _paths(origin):
             self.paths[path].add(at)
+        for path in {origin.module_path, *origin.aliases}:
+            self.owners[path].add(at)
         for name in {node.name, origin.fx_name} - {""}:
             self.nodes_by_name[name].add(at)
+        self.fx_names[origin.fx_name or node.name].add(at)
+        self.kinds[node.kind].add(at)
         for name in _functions(node, origin):
             self.functions[name].add(at)
 
@@ -224,6 +234,10 @@ class _Index:
         return _union(self.types, (kind for kind in self.types if any(test(word) for word in spellings(kind))))
 
     def by_name(self, pattern: str) -> set[int]:
+        if pattern.startswith("fx:"):
+            return self.fx_names.get(pattern.removeprefix("fx:"), set())
+        if pattern.startswith("module:"):
+            return _glob(pattern.removeprefix("module:"), self.owners)
         if pattern.startswith("re:"):
             whole = re.compile(pattern[3:]).fullmatch
             return _union(self.paths, filter(whole, self.paths)) | _union(
@@ -235,6 +249,8 @@ class _Index:
         return found | _glob(pattern, self.nodes_by_name)
 
     def by_function(self, pattern: str) -> set[int]:
+        if pattern.startswith("kind:"):
+            return self.kinds.get(pattern.removeprefix("kind:"), set())
         test = _tester(pattern if pattern.startswith("re:") else _plain_function(pattern))
         return _union(self.functions, filter(test, self.functions))
 
@@ -330,6 +346,10 @@ def _gone(key: str, pattern: str, facts: ModelFacts, index: _Index) -> str | Non
         for path, kind in reversed(facts.module_paths):
             index.modules["name", path] = path, kind
             index.modules.update({("type", word): (path, kind) for word in spellings(kind)})
+    if pattern.startswith("module:"):
+        pattern = pattern.removeprefix("module:")
+        if pattern in index.paths:
+            return f"matches no operation: '{pattern}' computes nothing itself; '{pattern}.*' is what is inside"
     found = index.modules.get((key, pattern))
     if found is None and _GLOB.search(pattern):
         test = _tester(pattern)
@@ -352,7 +372,7 @@ def _near(pattern: str, words: Sequence[str]) -> list[str]:
     lowered: dict[str, str] = {}
     for word in words:
         lowered.setdefault(word.lower(), word)
-    wanted = pattern.removeprefix("re:").lower()
+    wanted = re.sub(r"^(re|fx|module):", "", pattern).lower()
     wanted = wanted.rpartition(".")[2] if wanted.startswith(("torch.", "nn.")) else wanted
     if len(lowered) > _MANY_WORDS:  # similar words nearly always begin or end alike, and this is much faster
         lowered = {low: word for low, word in lowered.items() if low[:3] == wanted[:3] or low[-4:] == wanted[-4:]}

@@ -107,8 +107,9 @@ class Parameters:
         """Returns whether an operation wants its parameters quantized: by its kind, or because a rule includes it."""
         if reader.name in self.context.included:
             return True
-        held = self.context.target.placement.layers_only
-        return reader.kind in self.context.target.parameters and (reader.kind not in held or is_torch_layer(reader))
+        target, placement = self.context.target, self.context.target.placement
+        layer = reader.kind not in placement.layers_only or is_torch_layer(reader, placement.layer_types)
+        return reader.kind in target.parameters and layer
 
     def _chain(self, role: Role, parameter: ParamFacts) -> Chained:
         """Returns the spec of a parameter; of several operations that share it the last one decides."""
@@ -159,9 +160,9 @@ class Parameters:
 def _no_product(node: NodeFacts, parameter: ParamFacts, read: Decision | None, weight: Decision | None) -> str | None:
     """Returns why no scale can be derived for a bias, or None."""
     if read is None or read.spec is None or not read.spec.is_integer:
-        return "its scale would be derived from the input's, and the input is float"
+        return f"its scale would be derived from the input's, and the input is {_format(read)}"
     if weight is None or weight.spec is None or not weight.spec.is_integer or node.weight is None:
-        return "its scale would be derived from the weight's, and the weight is float"
+        return f"its scale would be derived from the weight's, and the weight is {_format(weight)}"
     inputs, weights = read.spec.granularity, weight.spec.granularity
     if inputs is not None and inputs.kind != "per_tensor":
         return f"its scale would be derived from the input's, and that is {inputs.kind}"
@@ -173,3 +174,8 @@ def _no_product(node: NodeFacts, parameter: ParamFacts, read: Decision | None, w
     if axis != node.weight.channel_axis or node.weight.shape[axis : axis + 1] != parameter.shape:
         return "its scale would be derived from the weight's, and the weight's scales are not one per output channel"
     return None
+
+
+def _format(decision: Decision | None) -> str:
+    """Returns what a tensor is whose integers a product would need: the format, or ``float``."""
+    return "float" if decision is None or decision.spec is None else decision.spec.format or "float"

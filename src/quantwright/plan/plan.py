@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,15 @@ class Reason:
 
     def __str__(self) -> str:
         return f"{self.value} <- {self.source}"
+
+
+PLAN = "plan: "  # how the source begins of what the plan itself fills in
+
+
+def decider(steps: Sequence[Reason]) -> Source:
+    """Returns where a field was decided: its last step that is not the plan's completion of the one before."""
+    asked = [step for step in steps if not (step.source.kind == "builtin" and step.source.text.startswith(PLAN))]
+    return (asked or steps)[-1].source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,26 +11,48 @@ from pydantic import ValidationError
 from quantwright.config.config import Source
 from quantwright.config.spec import ROLES, Granularity, ObserverSpec, QuantSpec
 from quantwright.errors import ArtifactError
-from quantwright.plan.plan import Decision, Plan, Point, ProductOf, Reason, Relation, SameAs
+from quantwright.plan.plan import Decision, Plan, Point, ProductOf, Reason, Relation, SameAs, decider
 
 VERSION = 1
+_PLACES = ("tensor", "consumers")  # fields of a point that say where it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Returns one difference between two plans: a point, a field of it, and both values (None: not there)."""
+    """Returns one difference between two plans: a point, a field of it, and both values (None: not there).
+
+    Attributes:
+        before_source: what decided the value: the last step of its chain, or why the tensor stays float.
+        after_source: the same of the other plan.
+    """
 
     point: str
     field: str
     before: Any
     after: Any
+    before_source: Source | None = None
+    after_source: Source | None = None
 
     def __str__(self) -> str:
-        return f"{self.point} {self.field}: {self.before} -> {self.after}"
+        one, two = (f" [{source}]" if source else "" for source in (self.before_source, self.after_source))
+        return f"{self.point} {self.field}: {self.before}{one} -> {self.after}{two}"
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain JSON values."""
-        return {"point": self.point, "field": self.field, "before": self.before, "after": self.after}
+        sides = (("before", self.before, self.before_source), ("after", self.after, self.after_source))
+        return {
+            "point": self.point,
+            "field": self.field,
+            **{side: value for side, value, _ in sides},
+            **{f"{side}_source": source_json(source) for side, _, source in sides},
+        }
+
+
+def source_json(source: Source | None) -> dict[str, Any] | None:
+    """Returns what people and machines want to know of a source: its text, and file and line where it has them."""
+    if source is None:
+        return None
+    return {"text": source.text or source.kind, "kind": source.kind, "file": source.file, "line": source.line}
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -83,13 +105,40 @@ def diff(before: Plan, after: Plan) -> list[Difference]:
         one, two = before.by_name.get(name), after.by_name.get(name)
         if one is None or two is None:
             present = [None if d is None else ("float" if d.spec is None else d.spec.format) for d in (one, two)]
-            found.append(Difference(point=name, field="point", before=present[0], after=present[1]))
+            found.append(_difference(name, "point", present, (one, two)))
             continue
         left, right = _comparable(one), _comparable(two)
         for key in dict.fromkeys((*left, *right)):
             if left.get(key) != right.get(key):
-                found.append(Difference(point=name, field=key, before=left.get(key), after=right.get(key)))
+                found.append(_difference(name, key, [left.get(key), right.get(key)], (one, two)))
     return found
+
+
+def decided(found: Sequence[Difference]) -> list[Difference]:
+    """Returns the differences people decide about: no names of nodes, and no settings of what is float in one plan."""
+    left_out = {item.point for item in found if item.field == "format" and "float" in (item.before, item.after)}
+    return [
+        item
+        for item in found
+        if item.field not in _PLACES and (item.point not in left_out or item.field in ("format", "why_float"))
+    ]
+
+
+def _difference(name: str, key: str, values: Sequence[Any], sides: Sequence[Decision | None]) -> Difference:
+    before, after = (_deciding(side, "format" if key == "point" else key) for side in sides)
+    return Difference(
+        point=name, field=key, before=values[0], after=values[1], before_source=before, after_source=after
+    )
+
+
+def _deciding(decision: Decision | None, key: str) -> Source | None:
+    """Returns what decided a field, or None when nothing a rule could change did."""
+    if decision is None:
+        return None
+    steps = decision.reasons.get("format" if key == "why_float" else key)
+    if decision.spec is None and not (steps and steps[-1].value == "float32"):
+        return Source(kind="builtin", text=decision.why_float) if key in ("format", "why_float") else None
+    return decider(steps) if steps else None
 
 
 def _comparable(decision: Decision) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def _without_effect(context: Context) -> tuple[list[Problem], list[str]]:
     problems, warnings = [], []
     for number, rule in enumerate(context.config.rules):
         names = context.matches.of_rule[number]
-        if not names:
+        if not names or rule.if_unmatched == "ignore":
             continue
         if rule.exclude:
             if not any(_quantizable(context, name) for name in names):

@@ -60,14 +60,14 @@ class Values:
         if group.handling in ("compute", "consume", "join") or group.cast:
             steps = context.chains.steps(own, "output")
             self._note_disagreement(group, [number for number, _ in steps])
-            chained = context.ends.chain(context.chains, "output", steps, self._readers(group))
+            chained = context.ends.chain(context.chains, "output", steps, self._ending(group))
         else:
             steps = self._input_steps(group, own)
-            chained = context.ends.chain(context.chains, "input", steps, self._readers(group))
+            chained = context.ends.chain(context.chains, "input", steps, self._ending(group))
         chained = self._signs.choose(group.head, group.host, chained)
         return self._axis(chained, context.facts.node(group.host))
 
-    def _readers(self, group: Group) -> list[str]:
+    def _ending(self, group: Group) -> list[str]:
         """Returns the names of what computes on a group's value, where the target makes a difference for the ends."""
         return [node.name for node in self.context.groups.consumers(group)] if self.context.ends.layers else []
 
@@ -126,8 +126,8 @@ class Values:
         followed = self._specs[join.head]
         self._specs[root.head] = self._signs.follow(root.head, self._specs[root.head], followed, label)
         mine, theirs = self._specs[root.head].spec, followed.spec
-        if not mine.is_integer or any(getattr(mine, name) != getattr(theirs, name) for name in GRID_FIELDS):
-            if mine.is_integer and theirs.is_integer:
+        if not mine.has_scale or any(getattr(mine, name) != getattr(theirs, name) for name in GRID_FIELDS):
+            if mine.has_scale and theirs.has_scale:
                 self.context.note(
                     f"'{self.context.labels[root.host]}' has another spec than '{label}', which concatenates it: "
                     f"it keeps its own scale"
@@ -190,7 +190,8 @@ class Values:
         if why:
             return context.leave_float(point, why, chained)
         if group.handling not in ("compute", "consume", "join") and not group.cast:
-            point = Point(name=point.name, role="input", node=point.node, tensor=point.tensor)
+            readers = self._asking(group)
+            point = Point(name=point.name, role="input", node=point.node, tensor=point.tensor, consumers=readers)
         if group.head in self._bound:
             follows, why = self._bound[group.head]
             root = self._specs[self._followed(group.head)]
@@ -199,6 +200,15 @@ class Values:
         shape = context.facts.node(group.host).shape or None
         context.legality.check(point.name, chained, point.role, context.facts.node(group.head).kind, shape)
         return context.quantize(point, chained)
+
+    def _asking(self, group: Group) -> tuple[str, ...]:
+        """Returns which readers of a value computed in float read it quantized; () for all of them."""
+        context = self.context
+        users = [context.facts.node(name) for name in context.facts.node(group.host).users]
+        if not context.target.placement.float_readers or context.facts.node(group.head).kind == kinds.INPUT:
+            return ()
+        asking = [node.name for node in users if context.groups.wants(node)]
+        return tuple(asking) if len(asking) < len(users) else ()
 
     def _shared(self, node: NodeFacts, point: Point, source: Decision | None) -> Decision:
         """Returns the decision about a value that is on the grid of another one."""
@@ -209,7 +219,7 @@ class Values:
                 point, f"passes on '{name}', which stays float" if name else "passes on a constant"
             )
         granularity = source.spec.granularity
-        several = granularity is not None and granularity.kind != "per_tensor" and source.spec.is_integer
+        several = granularity is not None and granularity.kind != "per_tensor" and source.spec.has_scale
         if several and node.kind in kinds.MOVEMENT:
             why = f"on the grid of '{source.point.name}' already, whose scales ({granularity}) do not move along"
             return context.leave_float(point, why)

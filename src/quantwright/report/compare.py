@@ -9,8 +9,6 @@ from quantwright.plan import plan_json
 from quantwright.report import view
 from quantwright.report.run import Run
 
-_PLACES = ("tensor", "consumers")  # fields of a point that say where it is
-
 
 def page(before: Run, after: Run) -> dict[str, Any]:
     """Returns what the template writes as text."""
@@ -37,21 +35,13 @@ def data(before: Run, after: Run) -> dict[str, Any]:
         "names": _names(before, after),
         "errors": list(errors.values()),
         "changes": [
-            {"point": item.point, "field": item.field, "before": _text(item.before), "after": _text(item.after)}
-            for item in _decided(before, after)
+            {
+                "point": item.point, "field": item.field, "before": text(item.before), "after": text(item.after),
+                "why": [str(source or "") for source in (item.before_source, item.after_source)],
+            }
+            for item in plan_json.decided(plan_json.diff(before.plan, after.plan))
         ],
-    }
-
-
-def _decided(before: Run, after: Run) -> list[plan_json.Difference]:
-    """Returns the differences people decide about: no names of nodes, and no settings of what is float in one plan."""
-    found = plan_json.diff(before.plan, after.plan)
-    left_out = {item.point for item in found if item.field == "format" and "float" in (item.before, item.after)}
-    return [
-        item
-        for item in found
-        if item.field not in _PLACES and (item.point not in left_out or item.field in ("format", "why_float"))
-    ]
+    }  # fmt: skip
 
 
 def _names(before: Run, after: Run) -> list[str]:
@@ -60,7 +50,7 @@ def _names(before: Run, after: Run) -> list[str]:
     return last if last[0] != last[1] else [before.name, after.name]
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
     """Returns a setting in words: ``diffs(scope 5)``, ``per_channel(axis 0)``, a dash for nothing."""
     if value is None or value in ("", [], {}):
         return "–"
@@ -68,6 +58,6 @@ def _text(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, dict):
         head = next((str(value[key]) for key in ("name", "kind") if key in value), "")
-        rest = ", ".join(f"{key} {_text(item)}" for key, item in value.items() if key not in ("name", "kind"))
+        rest = ", ".join(f"{key} {text(item)}" for key, item in value.items() if key not in ("name", "kind"))
         return f"{head}({rest})" if head and rest else head or rest
-    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(text, value)) if isinstance(value, list) else str(value)

@@ -22,8 +22,9 @@ class RunRecord:
     """Returns everything worth knowing about a run; equal runs give equal records but for ``timings``.
 
     Attributes:
-        command: what was asked on the command line, without the name of the output folder, and under ``unmapped`` and
-            ``data_notes`` what could not be read from the config and what was decided about the data.
+        command: what was asked on the command line, without the name of the output folder, and under ``dialect_why``,
+            ``unmapped`` and ``data_notes`` why the config was read as that dialect, what could not be read from it, and
+            what was decided about the data.
         coverage: how many points are quantized, shared or float, and why.
         changes: what passes and algorithms did: by, node, text, data.
         evaluation: rows ``float``, ``simulated``, ``exported``: top1, top5, agreement, sqnr_db, samples.

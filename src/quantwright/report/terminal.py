@@ -42,7 +42,9 @@ def render_run(
         file=buffer, width=columns, force_terminal=color, no_color=not color, highlight=False, emoji=False
     )
     heading = f"{record.model} for target {record.target}"
-    console.print(f"[bold]{_safe(heading)}[/]" + (f"  (config: {_safe(record.dialect)})" if record.dialect else ""))
+    why = record.command.get("dialect_why")
+    read = f"  (config: {record.dialect}{f', {why}' if why else ''})" if record.dialect else ""
+    console.print(f"[bold]{_safe(heading)}[/]{_safe(read)}", soft_wrap=True)
     unmapped, data_notes = (record.command.get(key) or () for key in ("unmapped", "data_notes"))
     _listing(console, "warning", [*record.warnings, *map(words.unmapped, unmapped)], "yellow")
     _listing(console, "note", [*record.config_notes, *record.notes, *data_notes], "dim")

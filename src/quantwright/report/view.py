@@ -27,6 +27,7 @@ def page(run: Run) -> dict[str, Any]:
         "target": record.target,
         "config": _file_name(record.command.get("config")),
         "dialect": record.dialect,
+        "why": str(record.command.get("dialect_why") or ""),
         "version": record.versions.get("quantwright", ""),
         "tiles": list(tiles(run)),
         "accuracy": accuracy(record),
@@ -209,7 +210,7 @@ def facts(record: RunRecord) -> list[dict[str, str]]:
     asked = {
         name: str(value)
         for name, value in record.command.items()
-        if name not in ("unmapped", "data_notes") and value not in (None, [], "", False)
+        if name not in ("unmapped", "data_notes", "dialect_why") and value not in (None, [], "", False)
     }
     made = {"seed": str(record.seed), "device": record.device, **record.versions}
     groups = (("asked", asked), ("made with", made), ("files (SHA-256)", record.files))
@@ -221,10 +222,54 @@ def data(run: Run) -> dict[str, Any]:
     """Returns what the script draws: points with their chains of reasons, measurements, verification."""
     return {
         **plan_data(run.plan),
-        "activations": run.measured.get("activations", []),
+        "activations": [*run.measured.get("activations", []), *_float_outputs(run)],
         "parameters": run.measured.get("parameters", []),
         "verified": (run.record.verdict or {}).get("points") or [],
     }
+
+
+def _float_outputs(run: Run) -> list[dict[str, Any]]:
+    """Returns a row for every output of the network that stays float, whose error verification or evaluation found."""
+    if not run.measured.get("activations"):
+        return []
+    verdict = run.record.verdict or {}
+    found = [(row, verdict.get("samples")) for row in verdict.get("outputs") or () if not row.get("point")]
+    last = [decision for decision in run.plan.decisions if decision.point.role == "output"][-1:]
+    alone = len(verdict.get("outputs") or ()) <= 1 and bool(last) and last[0].spec is None
+    if not verdict and alone:
+        simulated = [row for row in run.record.evaluation if row.get("name") == "simulated"]
+        found = [({"index": 0, "sqnr_float_db": row.get("sqnr_db")}, row.get("samples")) for row in simulated]
+    return [
+        {
+            "point": last[0].point.name if alone else f"output {row.get('index')}", "role": "output", "float": True,
+            "redundant": False, "sqnr_db": row.get("sqnr_float_db"), "alone_db": None, "values": 0, "below": 0,
+            "above": 0, "low": None, "high": None, "histogram": None, "grid": None, "samples": samples,
+        }
+        for row, samples in found
+        if row.get("sqnr_float_db") is not None
+    ]  # fmt: skip
+
+
+def origins(plan: Plan) -> list[dict[str, Any]]:
+    """Returns where settings came from: how many each place decided, of how many tensors, and how many it lost.
+
+    A rule that stands here with nothing decided was overridden everywhere.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for decision in plan.decisions:
+        for steps in decision.reasons.values():
+            for step in steps:
+                source, won = step.source, step is steps[-1]
+                row = rows.setdefault(
+                    (source.text or source.kind, source.file or ""),
+                    {"text": source.text or source.kind, "kind": source.kind, "file": source.file or "",
+                     "lines": set(), "decided": 0, "lost": 0, "tensors": set()},
+                )  # fmt: skip
+                row["lines"] |= {source.line} if source.line else set()
+                row["decided" if won else "lost"] += 1
+                row["tensors"] |= {decision.point.name} if won else set()
+    plain = ({**row, "lines": sorted(row["lines"]), "tensors": len(row["tensors"])} for row in rows.values())
+    return sorted(plain, key=lambda row: (row["kind"] in ("builtin", "target", "dialect"), row["file"], row["lines"]))
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:
@@ -246,7 +291,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
             "note": said.why_float or said.relation,
             "chain": chains.setdefault(chain, len(chains)),
         })  # fmt: skip
-    return {"points": points, "chains": list(chains), "sources": list(sources)}
+    return {"points": points, "chains": list(chains), "sources": list(sources), "origins": origins(plan)}
 
 
 def _word(value: Any) -> str:

@@ -29,12 +29,13 @@ const GAP = (row) => num(row.b) - num(row.a);
     { title: "Point", cell: (row) => dotted(row.point), sort: (row) => row.point, className: "name" },
     { title: "Field", cell: (row) => row.field, sort: (row) => row.field },
     { title: "First \u2192 second", cell: (row) => `${row.before} \u2192 ${row.after}`, sort: (row) => row.before },
+    { title: "Decided by", cell: (row) => (row.why[0] === row.why[1] ? row.why[0] : [row.why[0] || "\u2013", " \u2192 ", row.why[1] || "\u2013"]), sort: (row) => row.why[1], className: "hide-narrow", tip: "What decided the value in the first and in the second plan." },
   ], { limit: 25 });
   options($("changes-field"), unique(DATA.changes.map((row) => row.field)).sort(), "every field");
   const inputs = ["changes-search", "changes-field"].map($);
   const filter = () => {
     const [query, field] = inputs.map((input) => input.value);
-    const shown = DATA.changes.filter((row) => (!field || row.field === field) && matches(`${row.point} ${row.before} ${row.after}`, query));
+    const shown = DATA.changes.filter((row) => (!field || row.field === field) && matches(`${row.point} ${row.before} ${row.after} ${row.why.join(" ")}`, query));
     $("changes-count").textContent = `${shown.length} of ${DATA.changes.length}`;
     list.show(shown);
   };

@@ -2,7 +2,7 @@
 // The page of one run: what is drawn where, and what a click does.
 const POINT = new Map(DATA.points.map((point) => [point.name, point]));
 const VERIFIED = new Map(DATA.verified.map((row) => [row.point, row]));
-const format = (name) => POINT.get(name)?.format ?? "";
+const format = (name) => POINT.get(name)?.format ?? "float"; // what has no point in the plan was not quantized
 const clippedShare = (one) => (one.grid && one.values ? (one.below + one.above) / one.values : NaN);
 
 // -- error per layer
@@ -115,7 +115,8 @@ function showWeight(name, scroll) {
 // -- the plan with its reasons
 (function plan() {
   const deciding = (point) => unique(DATA.chains[point.chain].map(([, steps]) => DATA.sources[steps[steps.length - 1][1]]));
-  const texts = new Map(DATA.points.map((point) => [point, [point.name, point.role, point.summary, point.note, point.state, ...deciding(point)].join(" ")]));
+  const candidates = (point) => unique(DATA.chains[point.chain].flatMap(([, steps]) => steps.map(([, source]) => DATA.sources[source])));
+  const texts = new Map(DATA.points.map((point) => [point, [point.name, point.role, point.summary, point.note, point.state, ...candidates(point)].join(" ")]));
   const list = table($("plan-table"), [
     { title: "Point", cell: (point) => [...dotted(point.name), point.note ? el("span", { class: "under" }, dotted(point.note)) : ""], sort: (point) => point.name, className: "name" },
     { title: "Role", cell: (point) => point.role, sort: (point) => point.role, className: "hide-narrow" },
@@ -132,7 +133,8 @@ function showWeight(name, scroll) {
       return;
     }
     const fields = DATA.chains[point.chain].map(([field, steps]) => el("tr", {}, el("td", { class: "mono" }, field),
-      el("td", {}, [...steps].reverse().map(([value, source]) => el("div", { class: "step" }, el("b", {}, value), ` ${DATA.sources[source]}`)))));
+      el("td", {}, [...steps].reverse().map(([value, source], index) => el("div", { class: "step" }, el("b", {}, value), ` ${DATA.sources[source]}`,
+        index || steps.length < 2 ? null : el("span", { class: "tag won" }, "won"))))));
     const inner = fields.length ? el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, fields))) : "No setting was looked up for this tensor.";
     line.classList.add("chosen");
     line.after(el("tr", { class: "opened" }, el("td", { colspan: 5 }, el("div", { class: "chain" }, el("p", {}, point.summary), inner))));
@@ -151,6 +153,21 @@ function showWeight(name, scroll) {
   };
   inputs.forEach((input) => input.addEventListener(input.tagName === "SELECT" ? "change" : "input", filter));
   filter();
+})();
+
+// -- the places settings came from: rules, defaults, target
+(function origins() {
+  const list = table($("origins-table"), [
+    { title: "Source", cell: (row) => [row.text, row.file ? el("span", { class: "under" }, row.lines.length ? `${row.file}:${row.lines.join(", ")}` : row.file) : ""], sort: (row) => row.text },
+    { title: "Settings decided", number: true, cell: (row) => count(row.decided), sort: (row) => row.decided },
+    { title: "Of tensors", number: true, cell: (row) => count(row.tensors), sort: (row) => row.tensors, className: "hide-narrow" },
+    { title: "Overridden", number: true, cell: (row) => count(row.lost), sort: (row) => row.lost, tip: "Settings it offered and another source decided." },
+  ], { limit: 25, pick: (row) => {
+    $("plan-search").value = row.text;
+    $("plan-search").dispatchEvent(new Event("input"));
+    $("plan").scrollIntoView({ behavior: "smooth" });
+  } });
+  list.show(DATA.origins);
 })();
 
 // -- verification, point by point
