@@ -31,8 +31,8 @@ def model(layers: int) -> ModelFacts:
         weight = ParamFacts(name=f"{path}.conv.weight", shape=(8, 8, 3, 3), input_axis=1)
         bias = ParamFacts(name=f"{path}.conv.bias", shape=(8,))
         shape = (-1, 8, 8, 8)
-        nodes.append(NodeFacts(name=name, kind="conv2d", origins=(conv,), inputs=(before,), users=(relu,), weight=weight,
-                               bias=bias, shape=shape, params={"stride": [1, 1]}))  # fmt: skip
+        nodes.append(NodeFacts(name=name, kind="conv2d", origins=(conv,), inputs=(before,), users=(relu,),
+                               weight=weight, bias=bias, shape=shape, params={"stride": [1, 1]}))  # fmt: skip
         nodes.append(NodeFacts(name=relu, kind="relu", origins=(act,), inputs=(name,), users=(after,), shape=shape))
         paths += [(f"{path}.conv", CONV), (f"{path}.relu", RELU)]
         before = relu
@@ -41,7 +41,7 @@ def model(layers: int) -> ModelFacts:
 
 
 def config(rules: int, layers: int) -> dict[str, object]:
-    """Returns rules of every kind: by name, glob, regular expression, type inside a name, and a pattern in a hundred."""
+    """Returns rules of every kind: name, glob, regular expression, type inside a name, a pattern in a hundred."""
     made: list[dict[str, object]] = []
     for index in range(rules):
         layer = (index * 7) % layers

@@ -250,13 +250,15 @@ def test_explain_shows_where_every_field_came_from(capsys: pytest.CaptureFixture
     code, out, _ = call(*EXPLAIN, "stem*", capsys=capsys)
     assert code == 0 and out.startswith("stem.conv.weight (weight): int8")
     line = next(line for line in out.splitlines() if line.strip().startswith("observer"))
-    steps = [step.strip() for step in line.split("<-")]
+    steps = [step.strip() for step in line.replace("won over", " over ").split(" over ")]
     assert "mse" in steps[0] and "int8.yaml:16" in steps[0] and "int8.yaml:9" in steps[1]
     assert "target onnxruntime" in steps[2] and "built-in" in steps[3]
     assert "stays float: " in out and "head.weight" not in out
     code, out, _ = call(EXPLAIN[0], EXPLAIN[1], "stem.conv.weight", *EXPLAIN[2:], "--json", capsys=capsys)
     document = json.loads(out)
     assert code == 0 and document["target"] == "onnxruntime"
+    assert document["dialect"] == "native" and "'rules'" in document["why"]
+    assert [step["won"] for step in document["points"][0]["fields"]["observer"]] == [False, False, False, True]
     assert [point["point"] for point in document["points"]] == ["stem.conv.weight"]
     assert document["points"][0]["fields"]["observer"][-1]["line"] == 16
 

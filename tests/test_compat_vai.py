@@ -367,7 +367,7 @@ def test_slices_that_follow_each_other_are_one_operation() -> None:
 # -- nothing in silence -----------------------------------------------------------------------------------------------
 def test_what_a_file_says_and_is_not_done_is_told() -> None:
     Path("c.json").write_text(
-        '{"target_device": "DPU", "change_concat_input_fix": true, "layer_quantize_config": [{"layer_type":'
+        '{"target_device": "DPU", "keep_add_layer_accuracy": true, "layer_quantize_config": [{"layer_type":'
         ' "torch.nn.GRU", "quantizable_data_type": ["weights", "bias", "activation"],'
         ' "overall_quantize_config": {"bit_width": 8}}]}'
     )
@@ -375,7 +375,7 @@ def test_what_a_file_says_and_is_not_done_is_told() -> None:
         chain("calib", quant_config_file="c.json")
     assert {Path(item.filename).name for item in told} == {"test_compat_vai.py"}  # the user's line, not ours
     texts = [str(item.message) for item in told]
-    assert any("change_concat_input_fix" in text and "keep positions of their own" in text for text in texts)
+    assert any("keep_add_layer_accuracy" in text and "no layer is left float" in text for text in texts)
     assert any("GRU" in text for text in texts)
 
 

@@ -238,7 +238,7 @@ def test_a_large_honest_document_is_read() -> None:
     assert time.perf_counter() - start < 2
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, {1, 2}, b"x", object(), {3: 4}])
+@pytest.mark.parametrize("value", [math.nan, math.inf, b"x", object(), {3: 4}, {(): 1}])
 def test_mappings_hold_plain_values_only(value: Any) -> None:
     assert problem({"a": [value]}).code == "not_plain"
 

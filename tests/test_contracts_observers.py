@@ -37,7 +37,7 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
 
 def make(name: str, **fields: Any) -> Observer:
     """Returns an observer for a complete spec that it can be used with: ``diffs`` needs power-of-two scales."""
-    if name == "diffs":
+    if name in ("diffs", "min_mse_position"):
         fields = {"scale": "power_of_two", **fields}
     spec = QuantSpec(observer={"name": name}, **fields).over(BASE_SPEC)
     observer: Observer = registry.load("observers", name)(spec)

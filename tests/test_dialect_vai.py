@@ -60,8 +60,12 @@ def test_the_tool_without_a_file() -> None:
         Step(name="relu6_to_relu", params={"modules_only": True}),
         Step(name="fold_batchnorm", params={"scope": "vitis"}),
         Step(name="cross_layer_equalization", params={"method": "vitis"}),
+        Step(name="dpu_operators", params={"method": "vitis_pytorch"}),
     )
-    assert config.refine == (Step(name="bias_correction", params={"method": "vitis"}),)
+    assert config.refine == (
+        Step(name="bias_correction", params={"method": "vitis"}),
+        Step(name="position_adjustment", params={"method": "vitis_pytorch"}),
+    )
     assert config.calibration == Calibration(inputs="quantized", batch_qparams="running", modal_ties="larger_scale")
     (rule,) = config.rules
     assert rule.match == Match(function="input") and rule.if_unmatched == "warn" and rule.output is not None
@@ -129,11 +133,25 @@ def test_grids(overall: dict[str, Any], grid: tuple[int, int, str, bool]) -> Non
 def test_graph_switches() -> None:
     steps = lambda document: [s.name for s in load_config(document).optimize or ()]  # noqa: E731
     off = {"include_cle": False, "include_bias_corr": False}
-    assert steps({**DPU, **off}) == ["fold_batchnorm"]
-    assert load_config({**DPU, **off}).refine == ()
-    assert steps({**DPU, **off, "convert_relu6_to_relu": True}) == ["relu6_to_relu", "fold_batchnorm"]
-    assert steps({**DPU, **off, "convert_silu_to_hswish": True}) == ["silu_to_hardswish", "fold_batchnorm"]
+    always = ["fold_batchnorm", "dpu_operators"]  # 4.6: device arithmetic on every target
+    assert steps({**DPU, **off}) == steps({**cpu(), **off}) == always
+    assert [step.name for step in load_config({**DPU, **off}).refine] == ["position_adjustment"]
+    assert load_config({**cpu(), **off}).refine == ()
+    assert steps({**DPU, **off, "convert_relu6_to_relu": True}) == ["relu6_to_relu", *always]
+    assert steps({**DPU, **off, "convert_silu_to_hswish": True}) == ["silu_to_hardswish", *always]
     assert steps(DPU)[0] == "relu6_to_relu", "0.4: equalization replaces ReLU6 even when the switch says no"
+
+
+def test_alignment_switches_reach_the_adjustment_and_survive_writing() -> None:
+    asked = {"change_concat_input_fix": True, "change_pool_input_fix": True, "include_bias_corr": False}
+    (step,) = load_config({**DPU, **asked}).refine
+    assert step.params == {"method": "vitis_pytorch", "concat": True, "pool": True}
+    (step,) = load_config({**cpu(), **asked}).refine
+    limits = ("shift_cut", "shift_bias", "hard_sigmoid", "hard_swish")
+    assert step.params == {"method": "vitis_pytorch", "concat": True, "pool": True, **dict.fromkeys(limits, False)}
+    for document in ({**DPU, **asked}, {**cpu(), **asked}, {**DPU, "change_pool_input_fix": True}):
+        text, unmapped = write_config(load_config(document), "vai_q_pytorch")
+        assert not unmapped and load_config(text).refine == load_config(document).refine
 
 
 @pytest.mark.parametrize(
@@ -145,7 +163,7 @@ def test_graph_switches() -> None:
         ({**DPU, "tensor_quantize_config": {"activation": {"round_mode": "std_round"}}}, "half up"),
         ({**DPU, "quantizable_data_type": ["weights"]}, "input, bias, activation are quantized all the same"),
         ({**DPU, "keep_first_last_layer_accuracy": True}, "no layer is left float"),
-        ({**DPU, "change_pool_input_fix": True}, "positions of their own"),
+        ({**cpu(datatype="bfloat16"), "change_pool_input_fix": True}, "does nothing beside a float datatype"),
         ({**DPU, "onnx_opset_version": 14}, "opset 14"),
         ({**DPU, "target_device": "FLEXML"}, "dpu target"),
         ({**cpu(), "tensor_quantize_config": {"input": {"bit_width": 16}}}, "those of 'input' differ (bit_width)"),
@@ -167,7 +185,6 @@ def test_dropped_keys_are_unmapped() -> None:
     _, unmapped = read_config(document)
     assert {item.path for item in unmapped} == {
         "onnx_opset_version",
-        "change_concat_input_fix",
         "keep_add_layer_accuracy",
     }
     assert read_config({**DPU, "onnx_opset_version": -1})[1] == [], "-1 is the tool's own choice"
@@ -420,11 +437,20 @@ def test_writing_says_what_cannot_be_expressed() -> None:
     assert back.rules[1].weight is not None and back.rules[1].weight.format == "int4"
 
 
-def test_writing_a_config_the_tool_refuses_says_so() -> None:
+def test_what_the_tool_refuses_is_written_as_the_nearest_it_accepts() -> None:
     spec = QuantSpec(format="int8", symmetric=True, scale="float", granularity=Granularity(kind="per_channel"),
                      observer=ObserverSpec(name="mse"))  # fmt: skip
-    _, unmapped = write_config(QuantConfig(target="vitis_cpu", default=RoleSpecs(weight=spec)), "vai_q_pytorch")
-    assert any("maxmin only" in item.message and item.effect == "the tool refuses the file" for item in unmapped)
+    text, unmapped = write_config(QuantConfig(target="vitis_cpu", default=RoleSpecs(weight=spec)), "vai_q_pytorch")
+    (lost,) = (item for item in unmapped if item.path == "default.weight.observer")
+    assert (lost.message, lost.effect) == ("observer mse cannot be said", "the tool has minmax")
+    assert load_config(text, dialect="vai_q_pytorch").default.weight is not None
+    wide = QuantSpec(format="int20", symmetric=False, scale="power_of_two", statistic="max", rounding="floor")
+    for target in ("dpu", "vitis_cpu"):
+        config = QuantConfig(target=target, default=RoleSpecs(weight=wide, output=wide, input=wide))
+        text, unmapped = write_config(config, "vai_q_pytorch")
+        assert load_config(text, dialect="vai_q_pytorch").target == target
+        assert not [item for item in unmapped if "refuses" in item.effect]
+        assert {"default.weight.format", "default.output.symmetric"} <= {item.path for item in unmapped}
 
 
 @settings(deadline=None, max_examples=300)

@@ -38,7 +38,7 @@ def make(target: str = "generic") -> Plan:
 def test_the_chain_of_a_field_is_told_last_first() -> None:
     (found,) = explain(make(), "c1.weight")
     lines = {line.split()[0]: line for line in found.render().splitlines()[1:]}
-    assert lines["format"].split("  ", 2)[2].strip().split("  <-  ") == [
+    assert lines["format"].split("  ", 2)[2].strip().replace("  won over  ", "  over  ").split("  over  ") == [
         "int4 [rule 1 (type Conv2d) (my.yaml:9)]",
         "int6 [default (my.yaml:3)]",
         "int8 [target generic]",
@@ -52,6 +52,8 @@ def test_what_stays_float_says_why() -> None:
     (found,) = explain(make(), "fc.weight")
     assert found.summary == "float"
     assert "stays float: excluded by rule 2 (name fc) (my.yaml:12)" in found.render()
+    line = found.render().splitlines()[-1]
+    assert line.startswith("  format  float32 [rule 2 (name fc) (my.yaml:12)]  won over  int6 [default (my.yaml:3)]")
 
 
 def test_relations_are_told() -> None:

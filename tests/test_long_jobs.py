@@ -74,7 +74,7 @@ CASES = [
 
 def config(name: str, statistic: str) -> dict[str, Any]:
     """Returns a configuration in which every activation has that observer and statistic."""
-    scale = "power_of_two" if name == "diffs" or statistic == "modal" else "float"
+    scale = "power_of_two" if name in ("diffs", "min_mse_position") or statistic == "modal" else "float"
     return {
         "version": 1,
         "default": {"activation": {"observer": name, "statistic": statistic, "scale": scale, "symmetric": True}},

@@ -26,8 +26,8 @@ POWER = {"scale": "power_of_two"}
 
 
 def spec_for(name: str, **fields: Any) -> QuantSpec:
-    """Returns a spec that the observer accepts: diffs needs powers of two."""
-    return spec(**(POWER if name == "diffs" else {}), **fields)
+    """Returns a spec that the observer accepts: some search powers of two."""
+    return spec(**(POWER if name in ("diffs", "min_mse_position") else {}), **fields)
 
 
 def make(name: str, what: QuantSpec | None = None, **params: Any) -> Observer:
@@ -55,8 +55,9 @@ def test_the_range_lies_within_the_data_and_the_scale_is_usable(name: str, group
     assert low_G.shape == high_G.shape == (groups,)
     assert low_G.dtype == high_G.dtype == torch.float64
     assert (low_G < high_G).all()
-    assert (low_G >= seen.amin(1)).all()
-    assert (high_G <= seen.amax(1)).all()
+    if name not in ("clip_std", "growing_histogram"):  # one only widens, the other is as wide on both sides
+        assert (low_G >= seen.amin(1)).all()
+        assert (high_G <= seen.amax(1)).all()
     assert (observer.qparams().scale > 0).all()
 
 
@@ -152,7 +153,7 @@ def test_a_misspelt_parameter_gets_a_hint() -> None:
         make("percentile", percentil=99.0)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "moving_average"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("moving_average", "growing_histogram")])
 @given(cuts=st.lists(st.integers(1, 5), min_size=2, max_size=4), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=10)
 def test_merging_shards_is_exact_in_any_order(name: str, cuts: list[int], seed: int) -> None:

@@ -19,8 +19,9 @@ from quantwright.errors import DataError, InputError, StateError
 from quantwright.numerics import affine
 from quantwright.numerics.choose import choose_qparams
 from quantwright.observers import Observer
+from quantwright.observers._by_torch import Side
 from quantwright.observers._grid_error import GridError
-from quantwright.observers._histogram import Side, Streaming
+from quantwright.observers._histogram import Streaming
 
 NAMES = ("percentile", "entropy", "mse")
 floats = st.floats(width=32, min_value=-(2.0**100), max_value=2.0**100)

@@ -194,7 +194,7 @@ def test_an_unknown_scope_is_refused_with_what_exists() -> None:
     graph = capture(nn.Sequential(nn.Linear(2, 2)), torch.randn(2, 2))
     with pytest.raises(UnknownNameError, match="vitis"):
         run(graph, scope="vites")
-    assert set(registry.parameters("passes", "fold_batchnorm")["scope"]["choices"]) == {"all", "vitis"}
+    assert set(registry.parameters("passes", "fold_batchnorm")["scope"]["choices"]) == {"all", "vitis", "vitis_keras"}
 
 
 @pytest.mark.parametrize(("name", "shape"), [("resnet8", (2, 3, 32, 32)), ("smallcnn", (2, 1, 28, 28))])

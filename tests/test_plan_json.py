@@ -119,8 +119,15 @@ def test_diff_of_equal_plans_is_empty_and_of_others_names_fields() -> None:
     assert diff(make(), make()) == []
     other = {**CONFIG, "rules": [*CONFIG["rules"], {"match": {"name": "c1"}, "weight": {"format": "int4"}}]}  # type: ignore[misc]
     (found,) = diff(make(), make(other))
-    assert str(found) == "c1.weight format: int8 -> int4"
-    assert found.to_json() == {"point": "c1.weight", "field": "format", "before": "int8", "after": "int4"}
+    assert (found.point, found.field, found.before, found.after) == ("c1.weight", "format", "int8", "int4")
+    assert found.before_source is not None and found.before_source.text == "target generic"
+    assert found.after_source is not None and found.after_source.text == "rule 5 (name c1)"
+    assert str(found) == "c1.weight format: int8 [target generic] -> int4 [rule 5 (name c1)]"
+    assert found.to_json() == {
+        "point": "c1.weight", "field": "format", "before": "int8", "after": "int4",
+        "before_source": {"text": "target generic", "kind": "target", "file": None, "line": None},
+        "after_source": {"text": "rule 5 (name c1)", "kind": "python", "file": None, "line": None},
+    }  # fmt: skip
 
 
 def test_diff_tells_new_gone_and_floating_points() -> None:

@@ -87,7 +87,9 @@ class Browser:
 
     def requests(self) -> list[str]:
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        own = ("chrome://", "data:")  # what the browser itself is made of, and what comes from nowhere
+        return [url for url in urls if not url.startswith(own)]
 
 
 @pytest.fixture(scope="module")
@@ -173,14 +175,37 @@ def test_the_plan_is_searched_filtered_and_opened(home: Path, browser: Browser) 
     decision = plan[wanted[0]]
     for name, steps in decision.reasons.items():
         assert name in chain and all(str(step.source) in chain for step in steps)
+    won = browser.texts(".chain .step .won")
+    assert won and set(won) == {"won"} and len(won) == sum(len(steps) > 1 for steps in decision.reasons.values())
+    assert browser.count(".chain .step:not(:first-child) .won") == 0
     browser.click(f"{rows}:first-child")
     assert browser.count(".chain") == 0
+
+
+def test_losing_candidates_are_found_and_every_source_is_listed(home: Path, browser: Browser) -> None:
+    browser.show(home / "b" / "report.html")
+    plan = read_run(home / "b").plan
+    gone = [d.point.name for d in plan.decisions if d.why_float.startswith("excluded by rule 1 (name 4)")]
+    browser.write("#plan-search", "rule 1 (name 4)")
+    assert browser.texts("#plan-table tbody td.name") and len(gone) >= 2
+    assert {text.split("\n")[0] for text in browser.texts("#plan-table tbody td.name")} >= set(gone)
+    rows = {text.split("\n")[0]: text for text in browser.texts("#origins-table tbody tr")}
+    assert any(name.startswith("rule 1 (name 4)") for name in rows) and any("default" in name for name in rows)
+    assert any(".py:" in text for text in rows.values()), "the call site of a configuration made in Python"
+    browser.write("#plan-search", "")
+    browser.click("#origins-table tbody tr:first-child")
+    first = next(iter(rows)).split("\t")[0]
+    assert browser.js("document.getElementById('plan-search').value") == first
+    wanted = [d for d in plan.decisions if any(s.source.text == first for r in d.reasons.values() for s in r)]
+    assert browser.count("#plan-table tbody tr") >= len(wanted) > 0
 
 
 def test_layers_are_sorted_worst_first_and_lead_to_their_histogram(home: Path, browser: Browser) -> None:
     browser.show(home / "a" / "report.html")
     measured = read_run(home / "a").measured["activations"]
-    worst = [one["point"] for one in sorted(measured, key=lambda one: float(one["sqnr_db"]))]
+    (output,) = (read_run(home / "a").record.verdict or {})["outputs"]  # of the network, float, measured by verify
+    rows = {**{one["point"]: one["sqnr_db"] for one in measured}, "6:output": output["sqnr_float_db"]}
+    worst = sorted(rows, key=lambda name: float(rows[name]))
     assert browser.texts("#layers-table tbody td.name") == worst
     browser.click("#layers-table th:nth-child(4) button")
     assert browser.texts("#layers-table tbody td.name")[0] == worst[-1]

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,10 @@ def test_the_page_shows_the_run(first: Path) -> None:
                  "int8 / uint8", run.record.versions["torch"], sha256(first / "plan.json")):  # fmt: skip
         assert text in shown.text, text
     assert [point["name"] for point in shown.data["points"]] == [d.point.name for d in run.plan.decisions]
-    assert shown.data["activations"] == run.measured["activations"]
+    *points, output = shown.data["activations"]
+    assert points == run.measured["activations"]
+    (verified,) = (run.record.verdict or {})["outputs"]
+    assert (output["point"], output["float"], output["sqnr_db"]) == ("6:output", True, verified["sqnr_float_db"])
     assert shown.data["verified"] == json.loads((first / "run.json").read_text())["verdict"]["points"]
 
 
@@ -109,6 +113,27 @@ def test_the_chains_of_reasons_are_those_of_the_plan(first: Path) -> None:
         assert chain.keys() == decision.reasons.keys()
         for name, steps in chain.items():
             assert [source for _, source in steps] == [str(step.source) for step in decision.reasons[name]]
+
+
+def test_every_place_settings_came_from_is_listed(second: Path) -> None:
+    plan = read_run(second).plan
+    rows = {row["text"]: row for row in view.origins(plan)}
+    steps = [(step, step is steps[-1]) for d in plan.decisions for steps in d.reasons.values() for step in steps]
+    assert sum(row["decided"] for row in rows.values()) == sum(won for _, won in steps)
+    assert sum(row["lost"] for row in rows.values()) == sum(not won for _, won in steps)
+    rule = rows["rule 1 (name 4)"]
+    assert rule["decided"] == rule["tensors"] > 0 and rule["file"].endswith("report_runs.py") and rule["lines"]
+    assert rows["built-in default"]["lost"] > 0 and rows["built-in default"]["file"] == ""
+
+
+def test_an_output_without_a_verdict_has_the_error_of_the_evaluation(first: Path) -> None:
+    run = read_run(first)
+    rows = ({"name": "float"}, {"name": "simulated", "sqnr_db": 12.5, "samples": 9})
+    changed = replace(run, record=run.record.finish(verdict=None, evaluation=rows))
+    output = view.data(changed)["activations"][-1]
+    assert (output["point"], output["sqnr_db"], output["samples"]) == ("6:output", 12.5, 9)
+    silent = replace(run, record=run.record.finish(verdict=None, evaluation=()))
+    assert view.data(silent)["activations"] == run.measured["activations"]
 
 
 def test_coverage_counts_and_names_every_tensor(second: Path) -> None:

@@ -16,7 +16,9 @@ from quantwright.plan.checks import field_of
 from quantwright.plan.resolve import resolve
 from quantwright.targets import Target
 
-TARGETS = registry.names("targets")
+#: devices and runtimes; targets that place quantizers as one tool does have tests of their own
+OF_TOOLS = ("mqbench_", "sophgo_", "quark_", "vitis_keras_")
+TARGETS = [name for name in registry.names("targets") if not name.startswith(OF_TOOLS)]
 
 
 def load(name: str) -> Target:

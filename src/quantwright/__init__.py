@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from quantwright.config.config import QuantConfig
     from quantwright.config.load import load_config
     from quantwright.config.spec import QuantSpec
+    from quantwright.config.translate import translate
     from quantwright.errors import (
         ArtifactError,
         CaptureError,
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "load_config",
+    "translate",
     "prepare",
     "quantize",
     "load",
@@ -65,6 +67,7 @@ __all__ = [
 
 _HOMES = {  # public name -> the module that defines it; the errors are all in one
     "load_config": "quantwright.config.load",
+    "translate": "quantwright.config.translate",
     "prepare": "quantwright.api",
     "quantize": "quantwright.pipeline",
     "load": "quantwright.api",

@@ -14,6 +14,7 @@ from quantwright.api_modules import PreparedModules, load_modules, prepare_modul
 from quantwright.config.availability import missing
 from quantwright.config.callsite import placed
 from quantwright.config.config import QuantConfig, Step
+from quantwright.config.document import HasDocument
 from quantwright.config.load import load_config
 from quantwright.data import Batch, as_batch, as_batches, forward_parameters
 from quantwright.errors import InputError, did_you_mean
@@ -26,9 +27,11 @@ from quantwright.plan.resolve import resolve
 from quantwright.prepare import PreparedModel as Engine
 from quantwright.stages import Stages
 from quantwright.targets import Target
+from quantwright.verify import integer
+from quantwright.verify.integer import DumpRecord, IntegerReport
 from quantwright.verify.verify import Verdict, verify
 
-Config = QuantConfig | Mapping[str, Any] | str | Path
+Config = QuantConfig | Mapping[str, Any] | str | Path | HasDocument
 Capture = Literal["graph", "modules"]
 CAPTURES = ("graph", "modules")
 
@@ -58,6 +61,27 @@ class PreparedModel(Stages, Engine):
         self.require_calibrated("verify")
         given = [self.example] if batches is None else as_batches(batches, self.input_names)
         return verify(self, Path(path), given, **options)
+
+    def verify_integer(self, batches: Iterable[Any] | None = None, **options: Any) -> IntegerReport:
+        """Returns how the simulation compares with the plan executed on integers (default: on the example).
+
+        Args:
+            options: see ``verify.integer.check``; ``file``: an exported file to compare as well.
+        """
+        return integer.check(self, self._given("verify_integer", batches), **options)
+
+    def dump(self, folder: str | Path, batches: Iterable[Any] | None = None, **options: Any) -> DumpRecord:
+        """Returns the record of the golden vectors it wrote: integer parameters, and activations of ``batches``.
+
+        Args:
+            options: see ``verify.integer.vectors``: ``format``, ``limit``, ``floats``.
+        """
+        return integer.dump(self, self._given("dump", batches), folder, **options)
+
+    def _given(self, call: str, batches: Iterable[Any] | None) -> Iterable[Batch]:
+        """Returns batches, or the example without any, once the model is calibrated."""
+        self.require_calibrated(call)
+        return [self.example] if batches is None else as_batches(batches, self.input_names)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Returns the folder it wrote: enough for ``load`` to give bit-equal outputs."""

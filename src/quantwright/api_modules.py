@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from quantwright import artifacts_modules
+from quantwright import artifacts_modules, registry
 from quantwright.config.config import QuantConfig, Step
 from quantwright.data import Batch
 from quantwright.errors import ExportError, InputError
@@ -55,18 +55,29 @@ def prepare_modules(
         InputError: the config asks for algorithms. ConfigError: every problem of the configuration at once.
         CaptureError: the model cannot be copied, fails on the example, or has no module that could be quantized.
     """
+    config, left_out = without_adjustments(config)
     require_no_algorithms(config)
     captured = capture_modules(model, example, device=device)
     plan = resolve(config, captured.facts, target)
     require_available(config, plan, ())
     steps = target.optimize if config.optimize is None else config.optimize
-    plan = replace(plan, notes=(*plan.notes, *not_applied(steps)))
+    plan = replace(plan, notes=(*plan.notes, *not_applied((*steps, *left_out))))
     return PreparedModules(captured, plan, config, target, example.to(device), [])
 
 
 def load_modules(folder: Path, model: nn.Module) -> PreparedModules:
     """Returns the model that was saved in ``folder``, made of a copy of ``model`` and the weights in the folder."""
     return artifacts_modules.load(folder, model, build=PreparedModules)
+
+
+def without_adjustments(config: QuantConfig) -> tuple[QuantConfig, tuple[Step, ...]]:
+    """Returns the config without the algorithms that are about a device's graph and need no data, and these."""
+    known = registry.names("algorithms")
+    left_out = tuple(
+        step for step in config.refine if step.name in known and not registry.load("algorithms", step.name).needs_data
+    )
+    kept = tuple(step for step in config.refine if step not in left_out)
+    return config.model_copy(update={"refine": kept}), left_out
 
 
 def require_no_algorithms(config: QuantConfig) -> None:

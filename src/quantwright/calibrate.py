@@ -230,7 +230,7 @@ def _calibrate_parameters(prepared: QuantizedModel, feeding: Calibration) -> Non
         spec, point = quantizer.spec, quantizer.point
         if point.role not in ("weight", "bias"):
             continue
-        if spec.is_integer and spec.scale != "derived":
+        if spec.has_scale and spec.scale != "derived":
             alone = spec.model_copy(update={"statistic": "max"})  # a parameter is one batch: nothing is kept for more
             observer = make_observer(alone, point.name)
             observe(observer, prepared.parameter(point.tensor), spec, point.name)
@@ -247,7 +247,7 @@ def _watch_activations(prepared: QuantizedModel, feeding: Calibration) -> dict[s
     for name, quantizer in prepared.quantizers.items():
         if quantizer.point.role in ("weight", "bias"):
             continue
-        if not quantizer.spec.is_integer or quantizer.dynamic:
+        if not quantizer.spec.has_scale or quantizer.dynamic:
             quantizer.mode = "quantize" if feeding.inputs == "quantized" else "float"
         elif prepared.root(name) == name:
             watchers[name] = Watcher(quantizer, feeding)

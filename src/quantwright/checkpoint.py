@@ -188,13 +188,23 @@ class Checkpoint:
         return Saved(stage=stage, tensors=tensors, facts=facts)
 
 
+_WRITTEN_AT: Any = {
+    "source": True, "default_sources": True, "notes": True, "rules": {"__all__": {"source", "field_sources"}},
+}  # fmt: skip
+
+
 def job_of(
     prepared: QuantizedModel, first: Batch, *, seed: int, device: str, versions: Mapping[str, str]
 ) -> dict[str, str]:
-    """Returns what makes a job what it is, in words a user knows, each with a hash or value."""
+    """Returns what makes a job what it is, in words a user knows, each with a hash or value.
+
+    What was asked and decided counts, and not where it was written: a script may be edited and go on.
+    """
+    decisions = plan_json.to_json(prepared.plan)["decisions"]
+    decided = [{key: item[key] for key in ("point", "spec", "relation", "redundant")} for item in decisions]
     return {
-        "configuration": _text_hash(prepared.asked.model_dump(mode="json")),
-        "plan": _text_hash(plan_json.to_json(prepared.plan)),
+        "configuration": _text_hash(prepared.asked.model_dump(mode="json", exclude=_WRITTEN_AT)),
+        "plan": _text_hash({"target": prepared.plan.target, "decisions": decided}),
         "model": _model_hash(prepared),
         "data (first batch)": batch_hash(first),
         "seed": str(seed),

@@ -1,10 +1,10 @@
 """The command ``quantwright``: reads arguments, runs one command, prints once, and gives an exit code.
 
-    0 fine    1 a check failed    2 bad input    70 a fault of ours    130 interrupted (Ctrl-C)
+    0 fine    1 a check failed, something is lost or differs    2 bad input    70 a fault of ours    130 interrupted
 
-Nothing here or in a command's module imports torch before a command needs it: ``--help``, ``check``, ``list`` and
-``schema`` never do. With ``--json`` exactly one JSON document goes to stdout, also for errors; everything else that
-wants to print (user code included) goes to stderr.
+Nothing here or in a command's module imports torch before a command needs it: ``--help``, ``check``, ``translate``,
+``list`` and ``schema`` never do. With ``--json`` exactly one JSON document goes to stdout, also for errors;
+everything else that wants to print (user code included) goes to stderr.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="quantwright",
         description="Quantize a network, say why every tensor got what it got, and prove what is exported.",
-        epilog="exit codes: 0 fine, 1 a check failed, 2 bad input, 70 a fault of ours, 130 interrupted",
+        epilog="exit codes: 0 fine, 1 a check failed (diff: a difference; translate: something is lost), 2 bad input, "
+        "70 a fault of ours, 130 interrupted",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=_version())
@@ -103,9 +104,12 @@ def parser() -> argparse.ArgumentParser:
     _quantize(commands)
     _check(commands)
     _explain(commands)
+    _translate(commands)
+    _diff(commands)
     _list(commands)
     _schema(commands)
     _verify(commands)
+    _dump(commands)
     _report(commands)
     _run_script(commands)
     return top
@@ -153,12 +157,30 @@ def _explain(commands: Any) -> None:
     made = _command(commands, "explain", "Show what every tensor gets, and where each setting came from.")
     _add_model(made)
     made.add_argument("point", nargs="?", metavar="POINT", help="a point's name or a glob (default: all)")
-    example = made.add_mutually_exclusive_group()
-    example.add_argument("--data", metavar="DATA", help="data to take an example input from: " + DATA_HELP)
-    example.add_argument(
-        "--input-shape", type=_shape, action="append", metavar="N,C,H,W",
-        help="shape of a float input; repeat for several inputs",
-    )  # fmt: skip
+    _add_example(made)
+    _add_data_options(made, places=True)
+
+
+def _translate(commands: Any) -> None:
+    made = _command(commands, "translate", "Write a configuration in another tool's language, and list what is lost.")
+    made.add_argument("config", metavar="CONFIG", help="a .yaml, .json or .toml file, or the name of a preset")
+    made.add_argument("--to", required=True, metavar="DIALECT", help="whose language to write; see `list dialects`")
+    made.add_argument("--out", metavar="FILE", help="the file to write (default: stdout)")
+    made.add_argument("--overwrite", action="store_true", help="also replace a file that is there")
+    made.add_argument("--dialect", default="auto", metavar="D", help="whose language CONFIG is in (default: look)")
+
+
+def _diff(commands: Any) -> None:
+    made = _command(commands, "diff", "Show which tensors two configurations treat differently, and which rule did it.")
+    kinds = "a configuration or preset, the folder of a quantize run, or a plan.json"
+    made.add_argument("a", metavar="A", help=kinds)
+    made.add_argument("b", metavar="B", help="the same, to compare with")
+    made.add_argument("--model", metavar="MODEL", help="compare configurations on it, tensor by tensor: " + MODEL_HELP)
+    made.add_argument("--target", metavar="T", help="the device, for both (default: the one in each configuration)")
+    made.add_argument("--dialect", default="auto", metavar="D", help="whose language both are in (default: look)")
+    made.add_argument("--dialect-b", metavar="D", help="whose language B is in, when it is another")
+    _add_capture(made)
+    _add_example(made)
     _add_data_options(made)
 
 
@@ -176,6 +198,24 @@ def _verify(commands: Any) -> None:
     made = _command(commands, "verify", "Check that a written folder is whole and computes what was simulated.")
     made.add_argument("out", metavar="OUT", help="the folder of a quantize run")
     made.add_argument("--data", metavar="DATA", help="data to compare on (default: the saved example): " + DATA_HELP)
+    made.add_argument(
+        "--integer", action="store_true",
+        help="execute the plan on integers instead, compare every value, and look for overflowing accumulators",
+    )  # fmt: skip
+    _add_data_options(made)
+
+
+def _dump(commands: Any) -> None:
+    made = _command(commands, "dump", "Write golden vectors for hardware: integer weights, biases and activations.")
+    made.add_argument("out", metavar="OUT", help="the folder of a quantize run")
+    made.add_argument("--data", metavar="DATA", help="inputs to compute on (default: the saved example): " + DATA_HELP)
+    made.add_argument("--out", dest="folder", metavar="DIR", help="the folder to write (default: OUT.dump, beside OUT)")
+    made.add_argument(
+        "--format", default="npz", metavar="F",
+        help="npz, or vitis: each tensor as .bin and .txt, as vai_q_tensorflow2 dumps (default npz)",
+    )  # fmt: skip
+    made.add_argument("--limit", type=_positive, metavar="N", help="write N samples (default: the first batch)")
+    made.add_argument("--float", dest="floats", action="store_true", help="write the real values too, as NAME_float")
     _add_data_options(made)
 
 
@@ -198,23 +238,42 @@ def _run_script(commands: Any) -> None:
     made.set_defaults(json=False, traceback=False)
 
 
+MODEL_HELP = "file.py:factory, package.module:factory, or model.pt2"
 DATA_HELP = "file.py:factory, a .npz/.npy/.safetensors file, or a folder of images"
 
 
 def _add_model(made: argparse.ArgumentParser) -> None:
-    made.add_argument("model", metavar="MODEL", help="file.py:factory, package.module:factory, or model.pt2")
+    made.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     made.add_argument("--config", required=True, metavar="CONFIG", help="a configuration file or the name of a preset")
     made.add_argument("--target", metavar="T", help="the device (default: the one in the configuration)")
     made.add_argument("--dialect", default="auto", metavar="D", help="whose language CONFIG is in (default: look)")
+    _add_capture(made)
+
+
+def _add_capture(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--capture", choices=("graph", "modules"), default="graph",
         help="modules: keep a model that cannot be captured as it is, and export nothing (default graph)",
     )  # fmt: skip
 
 
-def _add_data_options(made: argparse.ArgumentParser) -> None:
+def _add_example(made: argparse.ArgumentParser) -> None:
+    example = made.add_mutually_exclusive_group()
+    example.add_argument("--data", metavar="DATA", help="data to take an example input from: " + DATA_HELP)
+    example.add_argument(
+        "--input-shape", type=_shape, action="append", metavar="N,C,H,W",
+        help="shape of a float input; repeat for several inputs",
+    )  # fmt: skip
+
+
+def _add_data_options(made: argparse.ArgumentParser, *, places: bool = False) -> None:
     made.add_argument("--batch-size", type=_positive, default=32, metavar="B", help="samples per batch (default 32)")
-    made.add_argument("--device", default="cpu", metavar="D", help="where to compute: cpu, cuda, cuda:1 (default cpu)")
+    text = "where to compute: cpu, cuda, cuda:1 (default cpu)"
+    if places:
+        text += "; without D: show which operations the target's device computes, which the CPU, and why"
+        made.add_argument("--device", nargs="?", const="", default="cpu", metavar="D", help=text)
+    else:
+        made.add_argument("--device", default="cpu", metavar="D", help=text)
     images = made.add_argument_group("images")
     images.add_argument("--resize", type=_positive, metavar="N", help="shorter side after resizing")
     images.add_argument("--crop", type=_positive, metavar="N", help="side of the square cut from the centre")
@@ -280,6 +339,9 @@ def _print(outcome: Outcome, as_json: bool) -> None:
         sys.stdout.write(dumps(outcome.document))
     else:
         sys.stdout.write(outcome.text().rstrip("\n") + "\n")
+        if outcome.aside is not None:
+            sys.stdout.flush()
+            print(outcome.aside().rstrip("\n"), file=sys.stderr)
     sys.stdout.flush()
 
 

@@ -121,7 +121,7 @@ class Problem:
         """Returns the problem as a few readable lines."""
         head = f"{self.where}: {self.message}" if self.where else self.message
         lines = [head]
-        if self.allowed:
+        if self.allowed and self.allowed not in head:
             lines.append(f"  allowed: {self.allowed}")
         if self.fix:
             lines.append(f"  fix: {self.fix}")

@@ -137,5 +137,5 @@ class QuantizedModel(nn.Module):
 
 def derive_bias(inputs: QParams, weights: QParams) -> QParams:
     """Returns the QParams of an int32 bias: scale(input) * scale(weight) in float32, as integer hardware adds it."""
-    scale_G = inputs.scale.float() * weights.scale.float()
+    scale_G = inputs.whole_scale.float() * weights.whole_scale.float()
     return QParams(scale=scale_G, zero_point=torch.zeros_like(scale_G, dtype=torch.int32))

@@ -89,15 +89,26 @@ def parameters(kind: str, name: str) -> dict[str, dict[str, Any]]:
     """
     if (kind, name) in _EXTRA:
         return dict(getattr(_EXTRA[kind, name], "PARAMS", {}))
+    return dict(literal(kind, name, "PARAMS", {}))
+
+
+def literal(kind: str, name: str, constant: str, default: Any = None) -> Any:
+    """Returns the value of a literal constant of a plug-in's file, without importing it; ``default`` without one.
+
+    Raises:
+        UnknownNameError: no such file; the message lists what exists and the nearest names.
+    """
+    if (kind, name) in _EXTRA:
+        return getattr(_EXTRA[kind, name], constant, default)
     known = names(kind)
     if name not in known:
         raise UnknownNameError(f"no {kind} plug-in is called '{name}'", allowed=known, fix=did_you_mean(name, known))
     tree = ast.parse((_folder(kind) / f"{name}.py").read_text(encoding="utf-8"))
     for statement in tree.body:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        if any(isinstance(target, ast.Name) and target.id == "PARAMS" for target in targets):
-            return dict(ast.literal_eval(statement.value))  # type: ignore[attr-defined]
-    return {}
+        if any(isinstance(target, ast.Name) and target.id == constant for target in targets):
+            return ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+    return default
 
 
 def register(kind: str, name: str, plugin: Any) -> None:

@@ -16,12 +16,14 @@ class Outcome:
     """Returns what a command found: the document for machines, the text for people (made if asked), the exit code.
 
     Attributes:
-        quiet: print neither: another process does.
+        aside: what people read beside the text, on stderr (the text goes into a file or a pipe).
+        quiet: print nothing: another process does.
     """
 
     document: Any
     text: Callable[[], str]
     code: int = 0
+    aside: Callable[[], str] | None = None
     quiet: bool = False
 
 

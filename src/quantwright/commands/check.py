@@ -10,5 +10,7 @@ from quantwright.config.check import check
 
 def run(options: argparse.Namespace) -> Outcome:
     """Returns the result of the check; exit code 2 when there are problems."""
-    result = check(options.config, dialect=options.dialect)
-    return Outcome(document=result.to_json(), text=result.render, code=2 if result.problems else 0)
+    result = check(options.config, dialect=options.dialect, sources=False)
+    return Outcome(
+        document=result.to_json() if options.json else None, text=result.render, code=2 if result.problems else 0
+    )

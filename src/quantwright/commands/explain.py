@@ -1,8 +1,9 @@
-"""``quantwright explain``: what every tensor gets, and where each setting came from."""
+"""``quantwright explain``: what every tensor gets and where each setting came from, or what a device would compute."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from quantwright.commands import Outcome, preflight
@@ -10,29 +11,58 @@ from quantwright.errors import InputError
 
 
 def run(options: argparse.Namespace) -> Outcome:
-    """Returns the explanation of the points that match ``options.point``."""
-    config, _ = preflight.look(options)
+    """Returns the explanation of the points that match ``options.point``; ``--device``: what the device computes."""
+    if options.device == "":
+        return _places(options)
+    reading = preflight.look(options)
     preflight.device(options.device)
     from quantwright.api import decide, decide_modules
     from quantwright.loading.model import input_names, load_model
     from quantwright.plan.explain import explain, render, to_json
 
     model = load_model(options.model)
-    example = _example(options, model, input_names(model))
+    example = example_of(options, model, input_names(model))
     look = decide_modules if options.capture == "modules" else decide
-    plan = look(model, config, example, target=options.target, device=options.device).plan
+    plan = look(model, reading.config, example, target=options.target, device=options.device).plan
     found = explain(plan, options.point)
-    document = {"model": plan.model, "target": plan.target, "notes": plan.notes, "warnings": plan.warnings}
-    return Outcome(document={**document, "points": to_json(found)}, text=lambda: _text(render(found), plan))
+    document = {
+        "model": plan.model, "target": plan.target, "dialect": reading.dialect, "why": reading.why,
+        "notes": plan.notes, "warnings": plan.warnings, "points": to_json(found),
+    }  # fmt: skip
+    read = f"{options.config} was read as {reading.dialect}: {reading.why}"
+    return Outcome(document=document, text=lambda: _text(render(found), read, plan))
 
 
-def _text(points: str, plan: Any) -> str:
-    """Returns the explanations with the plan's own remarks after them."""
-    remarks = [f"warning: {text}" for text in plan.warnings] + [f"note: {text}" for text in plan.notes]
-    return "\n\n".join([points, "\n".join(remarks)]) if remarks else points
+def _places(options: argparse.Namespace) -> Outcome:
+    """Returns which operations the target's device computes, which fall to the CPU, and why."""
+    if options.capture == "modules" or options.point is not None:
+        what = "capture='modules' has no graph" if options.capture == "modules" else f"a point ('{options.point}')"
+        raise InputError(f"explain --device is about all operations of a graph: {what}", fix="leave it out")
+    reading = preflight.look(options)
+    from quantwright.api import decide
+    from quantwright.loading.model import input_names, load_model
+    from quantwright.plan.device import place, render, summary
+    from quantwright.report.tables import table
+
+    model = load_model(options.model)
+    example = example_of(options, model, input_names(model))
+    decided = decide(model, reading.config, example, target=options.target)
+    placed = place(decided.graph.facts(), decided.target, decided.plan)
+    head, rows, text = render(placed, decided.target)
+    document = {
+        "model": decided.plan.model, "target": decided.target.name, "dialect": reading.dialect, "why": reading.why,
+        "device": [item.to_json() for item in placed], "summary": summary(placed),
+    }  # fmt: skip
+    return Outcome(document=document, text=lambda: f"{table(head, rows, out=sys.stdout)}\n\n{text}")
 
 
-def _example(options: argparse.Namespace, model: Any, parameters: tuple[str, ...]) -> Any:
+def _text(points: str, read: str, plan: Any) -> str:
+    """Returns the explanations, and after them how the configuration was read and the plan's own remarks."""
+    remarks = [f"warning: {text}" for text in plan.warnings] + [f"note: {text}" for text in (read, *plan.notes)]
+    return "\n\n".join([points, "\n".join(remarks)])
+
+
+def example_of(options: argparse.Namespace, model: Any, parameters: tuple[str, ...]) -> Any:
     """Returns one batch the model can be captured with: from the data, from shapes, or from an archive's own inputs."""
     import torch
 

@@ -47,7 +47,7 @@ class Checks:
 
 
 def look(options: argparse.Namespace) -> Any:
-    """Returns (configuration, what it could not carry over), or None without one, after every check without torch.
+    """Returns the Reading of the configuration, or None without one, after every check without torch.
 
     Raises:
         InputError: everything that is wrong with config, model, data, target, folder and image options.
@@ -65,16 +65,16 @@ def look(options: argparse.Namespace) -> Any:
         checks.run(require_publishable, Path(options.out), overwrite=options.overwrite)
         checks.run(_known, "exporters", options.exporter)
         checks.run(_evaluation, options)
-    checks.run(_image_numbers, options)
+    checks.run(image_numbers, options)
     checks.done()
     return config
 
 
 def read_config(options: argparse.Namespace) -> Any:
-    """Returns (configuration, what it could not carry over), read as the command line says; the target comes later."""
+    """Returns the Reading of the configuration, read as the command line says; the target comes later."""
     from quantwright.config import load
 
-    return load.read_config(options.config, dialect=options.dialect)
+    return load.read_any(options.config, dialect=options.dialect)
 
 
 def device(name: str) -> str:
@@ -117,7 +117,7 @@ def _evaluation(options: argparse.Namespace) -> None:
         raise InputError("--eval-data has no effect without --eval", where="--eval-data", fix="add --eval")
 
 
-def _image_numbers(options: argparse.Namespace) -> None:
+def image_numbers(options: argparse.Namespace) -> None:
     """Raises InputError for image options that contradict each other or could have no effect."""
     given = [name for name in ("resize", "crop", "mean", "std", "grayscale") if getattr(options, name)]
     sources = [ref for ref in (getattr(options, "data", None), getattr(options, "eval_data", None)) if ref]

@@ -20,7 +20,7 @@ EXPORT_SWITCHES = ("exact_rounding", "keep_signed")
 
 def run(options: argparse.Namespace) -> Outcome:
     """Returns the record of the run; everything is in ``--out``."""
-    config, unmapped = preflight.look(options)
+    reading = preflight.look(options)
     model, data, eval_data = _load(options)
     from quantwright.distributed import joined
     from quantwright.pipeline import quantize
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> Outcome:
     with _told_how_to_resume(options), joined() as workers, progress_bar() as progress:
         result: Any = quantize(
             model,
-            config,
+            reading.config,
             calibration,
             out=options.out,
             target=options.target,
@@ -45,7 +45,12 @@ def run(options: argparse.Namespace) -> Outcome:
             resume=options.resume,
             checkpoint_every=options.checkpoint_every,
             distributed=workers.count > 1,
-            command={**_command(options), "unmapped": unmapped, "data_notes": notes},
+            command={
+                **_command(options),
+                "dialect_why": reading.why,
+                "unmapped": reading.unmapped,
+                "data_notes": notes,
+            },
             progress=progress if workers.first else None,
         )
     if not workers.first:

@@ -33,6 +33,7 @@ class Quantizer(nn.Module):
 
     scale: Tensor | None
     zero_point: Tensor | None
+    super_scale: Tensor | None
 
     def __init__(self, point: Point, spec: QuantSpec, arithmetic: Literal["divide", "reciprocal"] = "divide") -> None:
         super().__init__()
@@ -43,30 +44,35 @@ class Quantizer(nn.Module):
         self.watch: Callable[[Tensor], Tensor] | None = None
         self.register_buffer("scale", None)
         self.register_buffer("zero_point", None)
+        self.register_buffer("super_scale", None)
         self._fixed = point.role in ("weight", "bias")
         self._cached: tuple[Tensor, tuple[int, int], Tensor] | None = None
 
     @property
     def dynamic(self) -> bool:
-        """Returns whether the range is taken from each value as it passes (per token)."""
-        return self.spec.granularity is not None and self.spec.granularity.kind == "per_token"
+        """Returns whether the range is taken from each value as it passes: per token, or where the spec says so."""
+        if self._fixed:
+            return False
+        g = self.spec.granularity
+        return (g is not None and g.kind == "per_token") or (bool(self.spec.dynamic) and self.spec.has_scale)
 
     @property
     def ready(self) -> bool:
         """Returns whether the quantizer can quantize: it has QParams or needs none."""
-        return self.scale is not None or self.dynamic or not self.spec.is_integer
+        return self.scale is not None or self.dynamic or not self.spec.has_scale
 
     @property
     def qparams(self) -> QParams | None:
         """Returns the QParams, or None before calibration."""
         if self.scale is None or self.zero_point is None:
             return None
-        return QParams(scale=self.scale, zero_point=self.zero_point)
+        return QParams(scale=self.scale, zero_point=self.zero_point, super_scale=self.super_scale)
 
     @qparams.setter
     def qparams(self, value: QParams | None) -> None:
         self.scale = None if value is None else value.scale
         self.zero_point = None if value is None else value.zero_point
+        self.super_scale = None if value is None else value.super_scale
         self._cached = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +101,7 @@ class Quantizer(nn.Module):
             )
         qparams = self.qparams
         if self.dynamic:
-            qparams = token_qparams(x, self.spec)
+            qparams = own_qparams(x, self.spec)
         return affine.fake_quantize(x, qparams, self.spec, arithmetic=self.arithmetic)
 
     def extra_repr(self) -> str:
@@ -103,11 +109,11 @@ class Quantizer(nn.Module):
         return f"{self.point.name}, {self.spec.format}, {self.mode}"
 
 
-def token_qparams(x: Tensor, spec: QuantSpec) -> QParams:
-    """Returns the QParams of each token of ``x``: its own smallest and largest value.
+def own_qparams(x: Tensor, spec: QuantSpec) -> QParams:
+    """Returns the QParams of each token or group of ``x``: of its own smallest and largest value.
 
     Shapes:
-        x: [..., N]; one group per position of the leading axes.
+        x: any; one group per position of the leading axes (per_token), or what the granularity says.
     """
     assert spec.granularity is not None  # specs of a plan are complete
     x_GN = group_view(x.detach(), spec.granularity)
