@@ -68,7 +68,7 @@ def test_a_folder_killed_while_it_is_replaced_is_put_right(tmp_path: Path) -> No
 CASES = [
     (name, statistic)
     for name, statistic in itertools.product(registry.names("observers"), ("all", "modal", "mean"))
-    if (name, statistic) != ("moving_average", "all")
+    if statistic != "all" or name not in ("moving_average", "growing_histogram")  # the order of batches counts there
 ]
 
 

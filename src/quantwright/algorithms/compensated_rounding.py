@@ -70,12 +70,12 @@ def run(
     flat = [prepared.graph.flat_inputs(batch.args, dict(batch.kwargs)) for batch in chosen]
     count = max(1, sum(batch.size for batch in chosen))
     values: dict[fx.Node, Values] = {}
+    names = [node.name for node in module.graph.nodes if node.op == "placeholder"]
     for node in module.graph.nodes:
         if node.op == "output":
             break
         if node.op == "placeholder":
-            index = sum(other.op == "placeholder" for other in values)
-            values[node] = [inputs[index] for inputs in flat]
+            values[node] = [inputs[names.index(node.name)] for inputs in flat]
         elif node.op == "get_attr":
             values[node] = [prepared.graph.attribute(str(node.target))] * len(chosen)
         elif node.meta.get("point") is not None:

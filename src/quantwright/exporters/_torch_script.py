@@ -28,7 +28,7 @@ class _Flat(nn.Module):
 
     def __init__(self, prepared: PreparedModel) -> None:
         super().__init__()
-        self.network = prepared.simulation.module() if prepared.simulation.applies() else prepared.network
+        self.network = prepared.simulation.portable() if prepared.simulation.applies() else prepared.network
         self._spec = prepared.graph.signature.in_spec
 
     def forward(self, *inputs: Any) -> Any:

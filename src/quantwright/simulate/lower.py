@@ -50,20 +50,25 @@ class _Value:
 
 
 def lower(
-    module: fx.GraphModule, quantizers: Mapping[str, Quantizer], target: Target, *, taps: bool = False
-) -> fx.GraphModule:
+    module: fx.GraphModule, quantizers: Mapping[str, Quantizer], target: Target, *, taps: bool = False,
+    kernels: bool = True,
+) -> fx.GraphModule:  # fmt: skip
     """Returns the network computed as ``target`` does it; parameters are read now, later changes are not seen.
 
     Args:
         module: the network with its quantizers inserted, all of them ready.
         taps: keep the real value of every point under the name of its quantizer's node, and read everything behind a
             point from that value, so that it can be looked at and replaced.
+        kernels: sums on the CPU's integer kernels where they take them (the same sums); not every tracer knows those.
     """
-    return _Lowering(module, quantizers, target, taps).run()
+    return _Lowering(module, quantizers, target, taps, kernels).run()
 
 
 class _Lowering:
-    def __init__(self, module: fx.GraphModule, quantizers: Mapping[str, Quantizer], target: Target, taps: bool) -> None:
+    def __init__(
+        self, module: fx.GraphModule, quantizers: Mapping[str, Quantizer], target: Target, taps: bool, kernels: bool
+    ) -> None:
+        self.kernels = kernels
         self.module = fx.GraphModule(module, copied(module.graph))
         self.graph = self.module.graph
         self.quantizers = quantizers
@@ -283,7 +288,8 @@ class _Lowering:
 
     def _exact(self, info: ops.LayerInfo, x: fx.Node, grid: Grid, whole: Tensor, bias: Tensor | None) -> fx.Node:
         """Returns sums that float32 holds: on integer kernels where there are any, else of whole numbers in float32."""
-        layer = integer_layer(info, whole, grid, bias) if self.channels_last or not info.spatial else None
+        takes = self.kernels and (self.channels_last or not info.spatial)
+        layer = integer_layer(info, whole, grid, bias) if takes else None
         return self._copy(info, x, whole, bias) if layer is None else self.graph.call_module(self._add(layer), (x,))
 
     def _copy(self, info: ops.LayerInfo, x: fx.Node, whole: Tensor, bias: Tensor | None) -> fx.Node:

@@ -52,6 +52,10 @@ class Simulation:
         """Returns the lowered network for the parameters and QParams of this moment; see ``lower``."""
         return self._lowered(taps)[0]
 
+    def portable(self) -> fx.GraphModule:
+        """Returns the lowered network of operators that every tracer knows; it computes the same values."""
+        return lower(self._graph.module, self._quantizers, self._target, kernels=False)
+
     def run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Returns the network's output as the target computes it."""
         return self._graph.call(self._lowered(False)[1], args, kwargs)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from quantwright.config.spec import Granularity
-from quantwright.fakequant.fixed import Quantizer, token_qparams
+from quantwright.fakequant.fixed import Quantizer, own_qparams
 from quantwright.numerics import affine
 from quantwright.numerics.granularity import broadcast
+from quantwright.numerics.grids import grid_of
 
 _MANTISSA = {"float16": 10, "bfloat16": 7, "float32": 23}  # stored bits
 
@@ -143,24 +144,28 @@ def _at(step: Tensor, places: Tensor) -> Tensor:
 def step_of(quantizer: Quantizer, value: Tensor) -> Tensor:
     """Returns the size of one step of a point, broadcastable against its value.
 
-    For float formats a step is the spacing of the format at the value (at 2**-10 of the largest value and above).
+    For float formats a step is the spacing of the format at the value (at 2**-10 of the largest value and above), for
+    scaled formats the distance of the elements around the value.
 
     Units:
         float per integer step.
     """
     spec = quantizer.spec
     g = spec.granularity or Granularity()
-    if not spec.is_integer:
+    if not spec.has_scale:
         size = value.double().abs()
         size = size.clamp_(min=float(size.max()) * 2.0**-10 if size.numel() else 0.0).clamp_(min=1e-300)
         return torch.exp2(size.log2().floor() - _MANTISSA[spec.format or "float32"])
-    if quantizer.dynamic:  # of the grid that the value's own extremes span
-        return broadcast(token_qparams(value.float(), spec).scale.double(), value.shape, g)
-    one = quantizer.qparams
+    # of a dynamic point, the grid that the value's own extremes span
+    one = own_qparams(value.float(), spec) if quantizer.dynamic else quantizer.qparams
     if one is None:
         return torch.ones((), dtype=torch.float64)
     _, step_G = affine.scales(one, g, quantizer.arithmetic)
-    return broadcast(step_G.double(), value.shape, g)
+    step = broadcast(step_G.double(), value.shape, g)
+    if not spec.is_scaled:
+        return step
+    step = step.to(value.device)
+    return grid_of(spec.format or "").step(value.double() / step).double() * step
 
 
 def first_difference(

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantwright.config.spec import Granularity
+from quantwright.config.spec import Granularity, scaled_formats
 from quantwright.data import Batch
 from quantwright.fakequant.fixed import Quantizer
+from quantwright.numerics import affine
 from quantwright.numerics.granularity import broadcast, ends
+from quantwright.numerics.grids import grid_of
+from quantwright.numerics.qparams import QParams
 from quantwright.observers._histogram import Streaming
 from quantwright.plan.plan import Decision, ProductOf
 from quantwright.quantized import QuantizedModel
@@ -24,6 +27,7 @@ FORMAT = 1
 BINS = 64  # the side that reaches further gets 64 to 128 bins
 CHANNELS = 40_000  # rows of channel ranges in all; neighbours are pooled beyond that, and beyond MOST per parameter
 LEAST, MOST = 16, 512
+_SCALE_BYTES = {"e8m0": 1, "e4m3": 1, "e5m3": 1, "float16": 2, "bfloat16": 2}  # else 4
 
 
 @dataclass(slots=True)
@@ -128,11 +132,23 @@ def grid_limits(quantizer: Quantizer, value: Tensor) -> tuple[Tensor, Tensor, Te
         all three broadcast against ``value``.
     """
     qparams, spec = quantizer.qparams, quantizer.spec
-    if qparams is None or not spec.is_integer or quantizer.dynamic:
+    if qparams is None or not spec.has_scale or quantizer.dynamic:
         return None
+    if spec.is_scaled:
+        return _element_limits(quantizer, qparams, value)
     step = step_of(quantizer, value).to(value.device)
     zero = broadcast(qparams.zero_point.double(), value.shape, spec.granularity or Granularity()).to(value.device)
     return (spec.qmin - zero) * step, (spec.qmax - zero) * step, step
+
+
+def _element_limits(quantizer: Quantizer, qparams: QParams, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns (lowest, highest, step at the top) of a scaled format."""
+    spec, grid = quantizer.spec, grid_of(quantizer.spec.format or "")
+    g = spec.granularity or Granularity()
+    _, unit_G = affine.scales(qparams, g, quantizer.arithmetic)
+    unit = broadcast(unit_G.double(), value.shape, g).to(value.device)
+    top = float(grid.step(torch.tensor([grid.largest])))
+    return unit * (-grid.largest if grid.signed else 0.0), unit * grid.largest, unit * top
 
 
 def _bins(histogram: Streaming) -> dict[str, Any] | None:
@@ -152,14 +168,15 @@ def _grid(quantizer: Quantizer, limits: tuple[float, float] | None) -> dict[str,
     qparams = quantizer.qparams
     if limits is None or qparams is None:
         return None
-    step = step_of(quantizer, torch.zeros(())) if qparams.scale.numel() == 1 else qparams.scale
+    spec, several = quantizer.spec, qparams.scale.numel() > 1
+    scale_G = affine.scales(qparams, spec.granularity or Granularity(), quantizer.arithmetic)[1]
     return {
         "low": _short(limits[0]),
         "high": _short(limits[1]),
         "scales": qparams.scale.numel(),
-        "scale": _short(float(step.max()), 7),
-        "zero_point": int(qparams.zero_point[0]) if qparams.zero_point.numel() == 1 else None,
-        "steps": quantizer.spec.qmax - quantizer.spec.qmin,
+        "scale": _short(float(scale_G.max()), 7),
+        "zero_point": None if several or spec.is_scaled else int(qparams.zero_point[0]),
+        "steps": grid_of(spec.format or "").levels() - 1 if spec.is_scaled else spec.qmax - spec.qmin,
     }
 
 
@@ -254,14 +271,18 @@ def _size(model: QuantizedModel, values: Values) -> dict[str, Any]:
 
 
 def _stored(decision: Decision, value: Tensor, quantizer: Quantizer | None) -> float:
-    """Returns the bytes of a quantized parameter; a scale takes 4 bytes, one that is derived none."""
+    """Returns the bytes of a quantized parameter; a scale takes what its policy stores, one that is derived nothing."""
     spec = decision.spec
     assert spec is not None  # quantized() leaves out what stays float
-    if not spec.is_integer:
-        return value.numel() * (4 if spec.format == "float32" else 2)
+    if not spec.has_scale:
+        return value.numel() * spec.element_bits / 8
     groups = 0 if quantizer is None or quantizer.qparams is None else quantizer.qparams.scale.numel()
-    scales = 0 if isinstance(decision.relation, ProductOf) else groups * (4 if spec.symmetric else 4 + spec.bits / 8)
-    return value.numel() * spec.bits / 8 + scales
+    zeros = 0.0 if spec.symmetric or spec.is_scaled else spec.bits / 8
+    scale = _SCALE_BYTES.get(spec.scale or "", 4) + zeros
+    scales = 0.0 if isinstance(decision.relation, ProductOf) else groups * scale
+    pair = int(scaled_formats()[spec.format or ""].get("pair", 0)) if spec.is_scaled else 0
+    shared = value.numel() / pair / 8 if pair else 0.0  # a bit for each pair
+    return value.numel() * spec.element_bits / 8 + scales + shared
 
 
 def _short(value: float, digits: int = 5) -> Any:

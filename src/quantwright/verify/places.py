@@ -166,10 +166,10 @@ def portions(prepared: PreparedModel, batches: Iterable[Batch], bytes_per_sample
             yield batch
             continue
         for start in range(0, batch.size, room):
-            yield _cut(batch, start, start + room)
+            yield cut(batch, start, start + room)
 
 
-def _cut(batch: Batch, start: int, stop: int) -> Batch:
+def cut(batch: Batch, start: int, stop: int) -> Batch:
     """Returns samples ``start`` to ``stop`` of every input."""
     cut = lambda item: item[start:stop] if isinstance(item, Tensor) else item  # noqa: E731
     args, kwargs = pytree.tree_map(cut, (batch.args, dict(batch.kwargs)))
