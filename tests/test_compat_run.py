@@ -72,7 +72,7 @@ def test_wrong_calls_are_told_before_anything_runs(capsys: pytest.CaptureFixture
     assert run("missing.py", capsys=capsys)[0] == 2
     code, _, err = run(name, "--nndct_quant_off", capsys=capsys)
     assert code == 2 and "include_cle" in err
-    assert cli.main(["run", "--as", "quark", name]) == 2
+    assert cli.main(["run", "--as", "mqbench", name]) == 2
     assert "pytorch_nndct" in capsys.readouterr().err
     assert cli.main(["run", name]) == 2
     assert not Path("ran").exists()

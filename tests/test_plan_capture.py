@@ -17,6 +17,8 @@ from quantwright.plan.plan import Plan
 from quantwright.plan.resolve import resolve
 from quantwright.plan.values import FUSED
 
+#: targets that place quantizers as another tool does, which leaves out what that tool leaves out
+OF_TOOLS = ("mqbench_", "sophgo_", "quark_", "vitis_keras_")
 TARGETS = registry.names("targets")
 
 
@@ -111,7 +113,7 @@ def test_every_float_tensor_of_a_captured_network_is_decided(name: str, target: 
     assert all((d.spec is None) == bool(d.why_float) for d in p.decisions)
     assert all(d.point.role in ("weight", "bias") or graph.node(d.point.tensor) is not None for d in p.decisions)
     for node in facts.nodes:
-        if device.handling(node.kind) == "compute":
+        if device.handling(node.kind) == "compute" and not target.startswith(OF_TOOLS):
             assert all(decided[source].spec is not None for source in node.inputs), node.name
             if node.weight is not None and node.kind in device.parameters:
                 assert decided[node.weight.name].spec is not None, node.name
@@ -143,7 +145,7 @@ REAL = {
 @pytest.mark.parametrize("name", REAL)
 def test_trained_networks_are_quantized_from_end_to_end(name: str, dev_models: Any) -> None:
     facts = facts_of(getattr(dev_models, name)(), torch.randn(*REAL[name]), "fold_batchnorm")
-    for target in TARGETS:
+    for target in (name for name in TARGETS if not name.startswith(OF_TOOLS)):
         p = resolve(QuantConfig(), facts, registry.load("targets", target))
         assert all(d.spec is not None for d in p.decisions if d.point.role in ("weight", "bias")), target
         left = {d.point.name: d.why_float for d in p.decisions if not (d.spec or d.why_float.startswith(FUSED))}

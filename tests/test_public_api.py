@@ -17,7 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FUNCTIONS = {"load_config", "prepare", "quantize", "load", "observe", "fake_quantize"}
+FUNCTIONS = {"load_config", "prepare", "quantize", "load", "observe", "fake_quantize", "translate"}
 CLASSES = {"PreparedModel", "QuantConfig", "QuantSpec", "Plan", "QParams"}
 ERRORS = {n for n, v in vars(errors).items() if isinstance(v, type) and issubclass(v, errors.QuantwrightError)}
 

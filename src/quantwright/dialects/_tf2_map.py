@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from quantwright.config.config import Calibration, Match, QuantConfig, RoleSpecs, Rule, Source
@@ -239,7 +240,7 @@ class _Rules:
         found = []
         for name, word in setting.value.items():
             source = self.reader.source((*setting.path, name), f"layer {name} in {word}")
-            match = Match(name=name)
+            match = Match(name=_literal(name))
             if word in FLOATS and FLOATS[word] == "float32":
                 found.append(Rule(match=match, exclude=True, source=source))
                 continue
@@ -255,11 +256,17 @@ class _Rules:
             return []
         return [
             Rule(
-                match=Match(name=name), exclude=True, if_unmatched="warn",
+                match=Match(name=_literal(name)), exclude=True, if_unmatched="warn",
                 source=self.reader.source(setting.path, f"ignore_layers: {name}"),
             )
             for name in setting.value
         ]  # fmt: skip
+
+
+def _literal(name: str) -> str:
+    """Returns the match that is this name and no glob, alternative or expression, whatever characters it has."""
+    plain = not set("*?[|") & set(name) and name.partition(":")[0] not in ("re", "fx", "module")
+    return name if plain else f"re:{re.escape(name)}"
 
 
 def _sources(specs: Mapping[Role, Spec]) -> dict[str, Source]:

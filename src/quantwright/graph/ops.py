@@ -108,6 +108,14 @@ def is_quantizer(node: fx.Node) -> bool:
     return node.op == "call_module" and node.meta.get("kind") == "quantizer"
 
 
+def ends_at_a_quantizer(node: fx.Node) -> bool:
+    """Returns whether a quantizer reads the value, alone and maybe through clamps."""
+    reader = node
+    while len(reader.users) == 1 and (reader is node or kind_of(reader) in kinds.CLAMP):
+        reader = next(iter(reader.users))
+    return is_quantizer(reader)
+
+
 def through(node: fx.Node) -> fx.Node:
     """Returns the node whose value quantizers pass on: ``node`` itself when it is none."""
     while is_quantizer(node) and isinstance(node.args[0], fx.Node):

@@ -202,7 +202,7 @@ class _Lowering:
         if info is None or ops.kind_of(node) not in self.target.float_results:
             return
         apart = info.bias is not None and len(ops.shape_of(node)) != 2
-        if not apart and _ends_at_a_point(node):
+        if not apart and ops.ends_at_a_quantizer(node):
             return
         with self.graph.inserting_before(node):
             made = self._accumulated(info, None, biased=not apart)
@@ -394,11 +394,3 @@ class _Lowering:
 
 def _is_item(node: fx.Node) -> bool:
     return node.target is operator.getitem
-
-
-def _ends_at_a_point(node: fx.Node) -> bool:
-    """Returns whether a quantizer reads the value, alone and maybe through clamps."""
-    reader = node
-    while len(reader.users) == 1 and (reader is node or ops.kind_of(reader) in kinds.CLAMP):
-        reader = next(iter(reader.users))
-    return ops.is_quantizer(reader)
