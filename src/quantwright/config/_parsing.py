@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any, NoReturn
 
@@ -18,6 +20,18 @@ MAX_NODES = 1_000_000
 MAX_ALIASED = 200_000  # values that aliases repeat
 MAX_BYTES = 16 * 2**20
 MAX_DIGITS = 400
+
+
+@contextmanager
+def collecting_later() -> Iterator[None]:
+    """Yields without garbage collection: it would walk a growing tree again and again and find nothing to free."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def fail(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantwright import registry
+from quantwright.config._parsing import collecting_later
 from quantwright.config.callsite import call_site
 from quantwright.config.config import QuantConfig, Unmapped
 from quantwright.config.document import Document, HasDocument, is_text, read_document
@@ -63,7 +64,8 @@ def read_any(source: Loadable, *, dialect: str = "auto", target: str | None = No
         _known("targets", target, "target")
     if dialect != "auto":
         _known("dialects", dialect, "dialect")
-    reading = _read(source, dialect, sources)
+    with collecting_later():
+        reading = _read(source, dialect, sources)
     if target is not None and target != reading.config.target:
         config = reading.config.model_copy(update={"target": target})
         return Reading(config=config, dialect=reading.dialect, why=reading.why, unmapped=reading.unmapped)
