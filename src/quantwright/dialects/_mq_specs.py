@@ -178,9 +178,11 @@ def _scheme_fields(reader: MqReader, side: Side, fields: Fields, format_fixed: b
 
 def _observer_fields(reader: MqReader, side: Side, base: QuantSpec, fields: Fields, words: Vocabulary) -> None:
     name = side.observer.value if side.observer is not None else preset_observer(base, words)
-    if side.observer is None and not side.arguments:
-        return
     known = words.observers[name]
+    if side.observer is None and not side.arguments:
+        if known.power_of_two and "scale" in fields:  # its powers are its own, whatever pot_scale says
+            _floor_fields(reader, side, fields, base, name, reader.default(f"observer {name} of the preset"), None)
+        return
     place = side.observer.path if side.observer is not None else None
     source = reader.default(f"observer {name} of the preset") if place is None else reader.where(place)
     params, decay = dict(known.params), 0.9
